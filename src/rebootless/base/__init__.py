@@ -1,0 +1,1 @@
+"""Layer 0: errors, programs, files, progress. Knows nothing about kernels."""
