@@ -1,0 +1,179 @@
+"""What a bundle says of itself: which kernel it is for, what it changes, what it consists of.
+
+The manifest names every other member of the bundle by its SHA-256 (the test log excepted, which
+comes later), so the digest of its canonical text identifies the whole bundle.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, TypeVar
+
+from ..base.errors import BundleError
+
+SCHEMA = 1
+_T = TypeVar("_T")
+_R = TypeVar("_R")
+
+
+@dataclass(frozen=True)
+class TargetKernel:
+    """The one kernel a bundle is for; `build_id` (hex) is what decides at apply time."""
+
+    release: str
+    build_id: str
+    arch: str
+    vermagic: str
+    source_version: str = ""
+
+
+@dataclass(frozen=True)
+class PatchedFunction:
+    """One replaced function: `sympos` as livepatch counts it (0 = unique), sizes in bytes.
+
+    `address` is the link-time address in the shipped image; None in a module.
+    """
+
+    name: str
+    sympos: int
+    size_old: int
+    size_new: int
+    address: int | None = None
+
+
+@dataclass(frozen=True)
+class PatchedObject:
+    """The functions replaced in one object: 'vmlinux', or a module (then with its build id)."""
+
+    name: str
+    functions: tuple[PatchedFunction, ...]
+    build_id: str = ""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A bundle's facts. `members` pairs each file of the bundle with its SHA-256."""
+
+    name: str
+    version: str
+    kernel: TargetKernel
+    objects: tuple[PatchedObject, ...]
+    replace: bool
+    toolchain: str
+    tool_version: str
+    cves: tuple[str, ...] = ()
+    members: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def functions(self) -> tuple[tuple[str, PatchedFunction], ...]:
+        """Every replaced function with the name of its object, in order."""
+        return tuple((o.name, f) for o in self.objects for f in o.functions)
+
+    def to_json(self) -> dict[str, Any]:
+        """The manifest as JSON values, `schema` first."""
+        return {
+            "schema": SCHEMA,
+            "name": self.name,
+            "version": self.version,
+            "kernel": asdict(self.kernel),
+            "objects": [asdict(o) for o in self.objects],
+            "replace": self.replace,
+            "cves": list(self.cves),
+            "toolchain": self.toolchain,
+            "tool_version": self.tool_version,
+            "members": dict(self.members),
+        }
+
+    def canonical(self) -> bytes:
+        """The one byte sequence that stands for this manifest (sorted keys, no spaces)."""
+        text = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"))
+        return text.encode()
+
+    @property
+    def id(self) -> str:
+        """The bundle's id: SHA-256 of the canonical manifest, in hex."""
+        return hashlib.sha256(self.canonical()).hexdigest()
+
+
+def parse(blob: bytes, *, where: str) -> Manifest:
+    """Reads manifest.json; `where` names the bundle in messages. Raises BundleError."""
+    try:
+        raw = json.loads(blob)
+    except ValueError as exc:
+        raise BundleError(f"{where}: the manifest is not JSON: {exc}") from exc
+    except RecursionError:
+        raise BundleError(f"{where}: the manifest is nested too deep") from None
+    schema = raw.get("schema") if isinstance(raw, dict) else None
+    if schema != SCHEMA or isinstance(schema, bool):
+        raise BundleError(
+            f"{where}: the manifest has schema {schema!r}, and this version reads {SCHEMA}",
+            hint="use the version of rebootless that made the bundle, or a newer one",
+        )
+    try:
+        return _manifest(raw)
+    except KeyError as exc:
+        raise BundleError(f"{where}: the manifest lacks {exc.args[0]!r}") from exc
+    except TypeError as exc:
+        raise BundleError(f"{where}: bad manifest: {exc}") from exc
+
+
+def _manifest(raw: Mapping[str, Any]) -> Manifest:
+    kernel = _typed(raw, "kernel", dict)
+    return Manifest(
+        name=_typed(raw, "name", str),
+        version=_typed(raw, "version", str),
+        kernel=TargetKernel(
+            release=_typed(kernel, "release", str),
+            build_id=_typed(kernel, "build_id", str),
+            arch=_typed(kernel, "arch", str),
+            vermagic=_typed(kernel, "vermagic", str),
+            source_version=_typed(kernel, "source_version", str),
+        ),
+        objects=_each(raw, "objects", dict, _object),
+        replace=_typed(raw, "replace", bool),
+        toolchain=_typed(raw, "toolchain", str),
+        tool_version=_typed(raw, "tool_version", str),
+        cves=_each(raw, "cves", str, str),
+        members=tuple(
+            (path, _typed(raw["members"], path, str))
+            for path in sorted(_typed(raw, "members", dict))
+        ),
+    )
+
+
+def _object(raw: Mapping[str, Any]) -> PatchedObject:
+    return PatchedObject(
+        name=_typed(raw, "name", str),
+        functions=_each(raw, "functions", dict, _function),
+        build_id=_typed(raw, "build_id", str),
+    )
+
+
+def _function(raw: Mapping[str, Any]) -> PatchedFunction:
+    return PatchedFunction(
+        name=_typed(raw, "name", str),
+        sympos=_typed(raw, "sympos", int),
+        size_old=_typed(raw, "size_old", int),
+        size_new=_typed(raw, "size_new", int),
+        address=None if raw["address"] is None else _typed(raw, "address", int),
+    )
+
+
+def _each(
+    raw: Mapping[str, Any], key: str, kind: type[_T], make: Callable[[_T], _R]
+) -> tuple[_R, ...]:
+    values = _typed(raw, key, list)
+    for value in values:
+        if not isinstance(value, kind):
+            raise TypeError(f"{key!r} holds {value!r:.60}, not {kind.__name__}")
+    return tuple(make(value) for value in values)
+
+
+def _typed(raw: Mapping[str, Any], key: str, kind: type[_T]) -> _T:
+    value = raw[key]
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise TypeError(f"{key!r} is {value!r:.60}, not {kind.__name__}")
+    return value
