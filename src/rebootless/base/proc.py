@@ -90,6 +90,8 @@ def spawn(
     stderr: int | IO[bytes] | None = None,
 ) -> subprocess.Popen[bytes]:
     """Starts a program in its own process group and returns at once."""
+    if cwd is not None and not cwd.is_dir():
+        raise NotFoundError(f"cannot start {argv[0]} in {cwd}: no such directory")
     full_env = {**os.environ, "LC_ALL": "C", **(env or {})}
     try:
         return subprocess.Popen(
@@ -111,7 +113,9 @@ def spawn(
 
 def kill_group(process: subprocess.Popen[bytes]) -> None:
     """Ends a program started by `spawn` and everything that it started."""
-    if process.poll() is None:
+    # No poll() here: it would reap a leader that is done while its children still run, and with
+    # the leader goes the certainty that the group is still ours.
+    if process.returncode is None:
         try:
             os.killpg(process.pid, signal.SIGKILL)
         except ProcessLookupError:
