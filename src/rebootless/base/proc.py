@@ -6,6 +6,7 @@ pasted into a terminal and the end of what it printed.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import shutil
@@ -116,10 +117,8 @@ def kill_group(process: subprocess.Popen[bytes]) -> None:
     # No poll() here: it would reap a leader that is done while its children still run, and with
     # the leader goes the certainty that the group is still ours.
     if process.returncode is None:
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         process.wait()
 
 

@@ -106,7 +106,7 @@ def test_equal_content_gives_equal_bytes_in_another_process(tmp_path: Path) -> N
 
 def test_order_of_members_does_not_matter() -> None:
     bundle = sample()
-    backwards = create(sample_manifest(), dict(reversed(bundle.members.items())))
+    backwards = create(sample_manifest(), dict(sorted(bundle.members.items(), reverse=True)))
     assert encode(backwards) == encode(bundle)
 
 

@@ -1,0 +1,39 @@
+# Everything installs what it needs first (scripts/setup), and that is quick the second time.
+# On a machine without make: scripts/setup demo
+
+PYTHON ?= python3
+BIN := .venv/bin
+# In this order: the quick ones first, the ones that boot kernels last.
+TESTS := $(wildcard tests/lint tests/unit tests/golden tests/build tests/vm)
+
+.PHONY: help venv demo test unit lint bench clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo    a real security fix, from source to a running kernel, in QEMU"
+	@echo "make test    every test, the ones that boot kernels included"
+	@echo "make unit    the quick tests only (seconds, no network)"
+	@echo "make lint    style, types, layers"
+	@echo "make bench   measurements"
+	@echo "make venv    only what the others need: packages and .venv"
+
+venv:
+	@$(PYTHON) scripts/setup
+
+demo: venv
+	@$(BIN)/rebootless demo
+
+test: venv
+	@$(BIN)/python -m pytest $(TESTS)
+
+unit: venv
+	@$(BIN)/python -m pytest tests/lint tests/unit
+
+lint: venv
+	@$(BIN)/python -m pytest -q tests/lint
+
+bench: venv
+	@$(BIN)/python -m bench
+
+clean:
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis
