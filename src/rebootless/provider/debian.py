@@ -1,0 +1,454 @@
+"""Debian and its derivatives: kernels out of the package archive, kept in a cache.
+
+    cache/kernels/RELEASE/image/     vmlinuz, config, lib/modules/RELEASE     } each with a
+    cache/kernels/RELEASE/headers/   Module.symvers                           } version file
+    cache/sources/VERSION/           linux-source-X.tar.xz
+
+Each of these directories is filled aside and renamed when whole, under a lock of its own, so that
+processes can share the cache, and an interrupted one leaves nothing. What is cached is used
+without asking the archive.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import re
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..base.errors import NotFoundError
+from ..base.events import Event, Monitor, NullMonitor, stage
+from ..base.fs import (
+    atomic_write,
+    cache_root,
+    filling_directory,
+    locked,
+    read_text,
+    remove_tree,
+)
+from . import deb
+from .apt import AptArchive
+from .base import KernelFiles, KernelInfo, KernelState, SourceTarball, compiler_of
+from .installed import InstalledKernel, installed_kernel, installed_kernels, running_release
+from .packages import DebVersion, Package
+
+# Since 6.19 the image package only depends on the packages that hold its parts.
+_IMAGE_PARTS = ("image", "binary", "base", "modules", "modules-extra")
+_RELEASE_PACKAGE = re.compile(r"linux-image-(\d+\.\d+\.\d+\S*)")
+_VERSION_FILE = ".version"
+
+
+@dataclass(frozen=True)
+class KernelPackages:
+    """The packages of one release at one version."""
+
+    release: str
+    version: str
+    image: tuple[Package, ...]
+    headers: Package | None
+    source: Package | None
+    suites: tuple[str, ...]
+
+
+class DebianProvider:
+    """Kernels of Debian archives and of this machine. See `base.Provider`."""
+
+    def __init__(
+        self,
+        *,
+        cache: Path | None = None,
+        archive: AptArchive | None = None,
+        machine_root: Path = Path("/"),
+    ) -> None:
+        self.cache = cache if cache is not None else cache_root()
+        self.archive = archive if archive is not None else AptArchive(self.cache / "apt")
+        self.machine_root = machine_root
+
+    # --- listing --------------------------------------------------------------------------
+
+    def list(
+        self,
+        monitor: Monitor | None = None,
+        *,
+        refresh: bool = False,
+        archive: bool = True,
+        all_versions: bool = False,
+    ) -> tuple[KernelInfo, ...]:
+        """Every kernel known, oldest first: one entry per release, its newest version.
+
+        `archive=False` asks only this machine and the cache. `all_versions` gives one entry per
+        release and version.
+        """
+        offered = self.offered(monitor, refresh=refresh) if archive else ()
+        if not all_versions:
+            offered = tuple({k.release: k for k in offered}.values())  # the newest comes last
+        local = {k.release: k for k in installed_kernels(self.machine_root)}
+        cached = self._cached()
+        running = running_release() if self.machine_root == Path("/") else ""
+        found: list[KernelInfo] = []
+        for kernel in offered:
+            states = {KernelState.ARCHIVE}
+            if cached.get(kernel.release) == kernel.version:
+                states.add(KernelState.CACHED)
+            if kernel.release in local and local[kernel.release].version in ("", kernel.version):
+                states.add(KernelState.INSTALLED)
+            if kernel.release == running:
+                states.add(KernelState.RUNNING)
+            buildable = kernel.source is not None and kernel.headers is not None
+            buildable = buildable or KernelState.CACHED in states
+            found.append(
+                KernelInfo(
+                    kernel.release,
+                    kernel.version,
+                    ", ".join(kernel.suites),
+                    frozenset(states),
+                    buildable,
+                )
+            )
+        found += self._elsewhere(found, local, cached, running)
+        return tuple(sorted(found, key=lambda k: _order(k.release, k.version)))
+
+    def offered(
+        self, monitor: Monitor | None = None, *, refresh: bool = False
+    ) -> tuple[KernelPackages, ...]:
+        """The kernels in the archive, by release and version, oldest first."""
+        return group_packages(self.archive.packages(monitor, refresh=refresh))
+
+    def sources(self, monitor: Monitor | None = None) -> dict[str, Package]:
+        """The source packages in the archive (linux-source-X), by version."""
+        found = self.archive.packages(monitor)
+        return {p.version: p for p in found if p.name.startswith("linux-source-")}
+
+    # --- fetching -------------------------------------------------------------------------
+
+    def fetch(
+        self, release: str, monitor: Monitor | None = None, *, version: str | None = None
+    ) -> KernelFiles:
+        """Gets everything for `release`, at `version` (the installed or else the newest one).
+
+        Image, headers and source are downloaded side by side. Raises NotFoundError when the
+        release, its headers or its source cannot be had, ResourceError for network and disk.
+        """
+        monitor = _Serial(monitor or NullMonitor())
+        local = installed_kernel(release, self.machine_root)
+        wanted = version or local.version or None
+        if (files := self._complete(release, local, wanted)) is not None:
+            return files
+        kernel = self._choose(release, wanted, monitor)
+        jobs: list[Callable[[Callable[[], bool]], object]] = []
+        if not (local.complete and local.version == kernel.version):
+            jobs.append(lambda stop: self._fetch_image(kernel, monitor, stop))
+        if not (local.symvers and local.version == kernel.version):
+            jobs.append(lambda stop: self._fetch_headers(kernel, monitor, stop))
+        jobs.append(lambda stop: self.fetch_source(kernel.version, monitor, stop))
+        _side_by_side(jobs)
+        files = self._complete(release, local, kernel.version)
+        if files is None:
+            raise NotFoundError(f"the packages of {release} {kernel.version} are not complete")
+        return files
+
+    def fetch_source(
+        self,
+        version: str,
+        monitor: Monitor | None = None,
+        cancelled: Callable[[], bool] = lambda: False,
+    ) -> Path:
+        """The tarball of the source at exactly this version. Raises NotFoundError."""
+        directory = self.cache / "sources" / version
+        with locked(self.cache / "sources" / f".{version}.lock"):
+            if (cached := _tarball(directory)) is not None:
+                return cached
+            package = self.sources(monitor).get(version)
+            if package is None:
+                raise NotFoundError(
+                    f"the archive does not have the kernel source at version {version}",
+                    hint="take a kernel that is marked buildable in `rebootless kernels`",
+                )
+            with filling_directory(directory) as aside:
+                self._unpack(
+                    (package,),
+                    aside,
+                    monitor,
+                    cancelled,
+                    "fetch-source",
+                    f"source {version}",
+                    only=("./usr/src/*.tar.*",),
+                )
+                found = sorted(aside.rglob("*.tar.*"))
+                if not found:
+                    raise NotFoundError(f"{package.name} {version} holds no source tarball")
+                found[0].rename(aside / found[0].name)
+                _keep_only(aside, (found[0].name,))
+        tarball = _tarball(directory)
+        assert tarball is not None
+        return tarball
+
+    def _fetch_image(
+        self, kernel: KernelPackages, monitor: Monitor, cancelled: Callable[[], bool]
+    ) -> None:
+        directory = self.cache / "kernels" / kernel.release / "image"
+        with locked(directory.with_name(".image.lock")):
+            if _version_in(directory) == kernel.version:
+                return
+            with filling_directory(directory) as aside:
+                self._unpack(
+                    kernel.image,
+                    aside,
+                    monitor,
+                    cancelled,
+                    "fetch-image",
+                    f"image {kernel.release}",
+                    exclude=("./usr/share",),
+                )
+                arrange_image(aside, kernel.release)
+                atomic_write(aside / _VERSION_FILE, kernel.version)
+
+    def _fetch_headers(
+        self, kernel: KernelPackages, monitor: Monitor, cancelled: Callable[[], bool]
+    ) -> None:
+        if kernel.headers is None:
+            raise NotFoundError(
+                f"the archive no longer has linux-headers-{kernel.release} {kernel.version}",
+                hint="take a kernel that is marked buildable in `rebootless kernels`",
+            )
+        directory = self.cache / "kernels" / kernel.release / "headers"
+        with locked(directory.with_name(".headers.lock")):
+            if _version_in(directory) == kernel.version:
+                return
+            with filling_directory(directory) as aside:
+                self._unpack(
+                    (kernel.headers,),
+                    aside,
+                    monitor,
+                    cancelled,
+                    "fetch-headers",
+                    f"headers {kernel.release}",
+                    only=("*/Module.symvers",),
+                )
+                found = sorted(aside.rglob("Module.symvers"))
+                found[0].rename(aside / "Module.symvers")
+                _keep_only(aside, ("Module.symvers",))
+                atomic_write(aside / _VERSION_FILE, kernel.version)
+
+    def _unpack(
+        self,
+        packages: tuple[Package, ...],
+        aside: Path,
+        monitor: Monitor | None,
+        cancelled: Callable[[], bool],
+        name: str,
+        title: str,
+        *,
+        only: tuple[str, ...] = (),
+        exclude: tuple[str, ...] = (),
+    ) -> None:
+        """Downloads packages into the directory being filled, unpacks them there, drops them."""
+        size = sum(p.size for p in packages) / 2**20
+        with stage(monitor or NullMonitor(), name, f"Fetching {title}") as report:
+            for file in self.archive.download(packages, aside, report, cancelled):
+                report.detail(f"unpacking {file.name}")
+                deb.extract(file, aside, only=only, exclude=exclude, cancelled=cancelled)
+                file.unlink()
+            report.result = f"{size:.1f} MiB"
+
+    def _choose(self, release: str, version: str | None, monitor: Monitor) -> KernelPackages:
+        """The kernel in the archive; asks again with fresh lists when it is not there."""
+        for refresh in (False, True):
+            known = self.offered(monitor, refresh=refresh)
+            fitting = [k for k in known if k.release == release and version in (None, k.version)]
+            whole = [k for k in fitting if k.source and k.headers]
+            if whole:
+                return whole[-1]
+        if fitting:
+            raise NotFoundError(
+                f"the archive has the image of {release} {fitting[-1].version}, but no longer its "
+                f"{'headers' if fitting[-1].source else 'source'}",
+                hint="take a kernel that is marked buildable in `rebootless kernels`",
+            )
+        near = [k.release for k in known if k.source and _flavour(k.release) == _flavour(release)]
+        raise NotFoundError(
+            f"no source on this machine offers the kernel {release}"
+            + (f" at version {version}" if version else ""),
+            hint=f"kernels of that flavour: {', '.join(near[-4:])}; other suites: --suite trixie"
+            if near
+            else "`rebootless kernels` lists what there is; add a suite with --suite trixie",
+        )
+
+    # --- the cache ------------------------------------------------------------------------
+
+    def _complete(
+        self, release: str, local: InstalledKernel, version: str | None
+    ) -> KernelFiles | None:
+        """The files, when machine and cache together hold all of them at one version."""
+        root = self.cache / "kernels" / release
+        at_machine = local.complete and local.version and version in (None, local.version)
+        chosen = local.version if at_machine else version or _version_in(root / "image")
+        if not chosen or (tarball := _tarball(self.cache / "sources" / chosen)) is None:
+            return None
+        image, config, modules = local.image, local.config, local.modules
+        if not at_machine:
+            if _version_in(root / "image") != chosen:
+                return None
+            image, config = root / "image/vmlinuz", root / "image/config"
+            modules = root / "image/lib/modules" / release
+        symvers = local.symvers if at_machine else None
+        if symvers is None:
+            if _version_in(root / "headers") != chosen:
+                return None
+            symvers = root / "headers/Module.symvers"
+        assert image is not None and config is not None
+        compiler, text = compiler_of(read_text(config), config)
+        return KernelFiles(
+            release,
+            chosen,
+            image,
+            config,
+            symvers,
+            modules,
+            SourceTarball(tarball),
+            compiler,
+            text,
+        )
+
+    def _cached(self) -> dict[str, str]:
+        """Release -> version of the kernels that are complete in the cache."""
+        found = {}
+        for path in sorted((self.cache / "kernels").glob("*/image")):
+            version = _version_in(path)
+            if not version or _version_in(path.with_name("headers")) != version:
+                continue
+            if _tarball(self.cache / "sources" / version) is not None:
+                found[path.parent.name] = version
+        return found
+
+    def _elsewhere(
+        self,
+        known: Iterable[KernelInfo],
+        local: dict[str, InstalledKernel],
+        cached: dict[str, str],
+        running: str,
+    ) -> Iterable[KernelInfo]:
+        """Kernels that the archive does not offer: running, installed, cached."""
+        pairs = {(k.release, k.version) for k in known}
+        releases = {k.release for k in known}
+        for release, version in cached.items():
+            if (release, version) not in pairs:
+                states = {KernelState.CACHED}
+                states |= {KernelState.RUNNING} if release == running else set()
+                states |= {KernelState.INSTALLED} if release in local else set()
+                releases.add(release)
+                yield KernelInfo(release, version, "", frozenset(states), True)
+        for release in sorted({*local, *([running] if running else [])} - releases):
+            states = {KernelState.INSTALLED} if release in local else set()
+            states |= {KernelState.RUNNING} if release == running else set()
+            version = local[release].version if release in local else ""
+            yield KernelInfo(release, version, "", frozenset(states), False)
+
+
+def group_packages(packages: Iterable[Package]) -> tuple[KernelPackages, ...]:
+    """Puts packages together into kernels, by release and version, oldest first."""
+    by_name: dict[tuple[str, str], Package] = {}
+    suites: dict[tuple[str, str], list[str]] = {}
+    for package in packages:
+        key = (package.name, package.version)
+        by_name.setdefault(key, package)
+        suites.setdefault(key, []).append(package.suite)
+    source = {v: p for (n, v), p in by_name.items() if n.startswith("linux-source-")}
+    found = []
+    for name, version in by_name:
+        match = _RELEASE_PACKAGE.fullmatch(name)
+        if match is None:
+            continue
+        release = match[1]
+        parts = (by_name.get((f"linux-{part}-{release}", version)) for part in _IMAGE_PARTS)
+        found.append(
+            KernelPackages(
+                release,
+                version,
+                tuple(p for p in parts if p is not None),
+                by_name.get((f"linux-headers-{release}", version)),
+                source.get(version),
+                tuple(dict.fromkeys(suites[name, version])),
+            )
+        )
+    return tuple(sorted(found, key=lambda k: _order(k.release, k.version)))
+
+
+def arrange_image(directory: Path, release: str) -> None:
+    """Brings an unpacked image into one shape: vmlinuz, config, lib/modules/RELEASE.
+
+    Older packages have boot/ and lib/, newer ones keep everything in usr/lib/modules/RELEASE.
+    Raises NotFoundError naming what the packages lack.
+    """
+    target = directory / "lib/modules" / release
+    merged = directory / "usr/lib/modules" / release
+    if merged.is_dir() and not target.is_dir():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        merged.rename(target)
+    for name in ("vmlinuz", "config"):
+        places = (directory / f"boot/{name}-{release}", target / name)
+        found = next((p for p in places if p.is_file()), None)
+        if found is None:
+            raise NotFoundError(f"the packages of {release} hold no {name}")
+        found.rename(directory / name)
+    if not (target / "kernel").is_dir():
+        raise NotFoundError(f"the packages of {release} hold no modules")
+    _keep_only(directory, ("vmlinuz", "config", "lib"))
+
+
+class _Serial:
+    """Hands events of several threads to a monitor one at a time."""
+
+    def __init__(self, inner: Monitor) -> None:
+        self._inner = inner
+        self._lock = threading.Lock()
+
+    def emit(self, event: Event) -> None:
+        with self._lock:
+            self._inner.emit(event)
+
+
+def _side_by_side(jobs: Iterable[Callable[[Callable[[], bool]], object]]) -> None:
+    """Runs jobs in threads; the first failure (or Ctrl-C) stops the others and is raised."""
+    stop = threading.Event()
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        futures = [pool.submit(job, stop.is_set) for job in jobs]
+        try:
+            done, _ = concurrent.futures.wait(
+                futures, return_when=concurrent.futures.FIRST_EXCEPTION
+            )
+        finally:
+            failed = [f for f in futures if f.done() and f.exception() is not None]
+            if failed or not all(f.done() for f in futures):
+                stop.set()
+    for future in failed:
+        future.result()
+    for future in done:
+        future.result()
+
+
+def _keep_only(directory: Path, names: tuple[str, ...]) -> None:
+    for path in directory.iterdir():
+        if path.name not in names:
+            remove_tree(path)
+
+
+def _version_in(directory: Path) -> str:
+    try:
+        return (directory / _VERSION_FILE).read_text()
+    except OSError:
+        return ""
+
+
+def _tarball(directory: Path) -> Path | None:
+    return next(iter(sorted(directory.glob("*.tar.*"))), None) if directory.is_dir() else None
+
+
+def _flavour(release: str) -> str:
+    return re.sub(r"^[\d.]+([-+][^-]*)?-", "", release)
+
+
+def _order(release: str, version: str) -> tuple[DebVersion, str]:
+    return DebVersion(version or release.replace("-", "~", 0)), release
