@@ -11,6 +11,7 @@ from __future__ import annotations
 import bisect
 import bz2
 import lzma
+import struct
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -197,7 +198,7 @@ def parse_notes(data: bytes) -> str:
     """The GNU build-id in note data (an ELF note section or /sys/kernel/notes), or ""."""
     at = 0
     while at + 12 <= len(data):
-        name_size, size, kind = (int.from_bytes(data[at + i : at + i + 4], "little") for i in (0, 4, 8))
+        name_size, size, kind = struct.unpack_from("<III", data, at)
         content = at + 12 + (name_size + 3) // 4 * 4
         if kind == NT_GNU_BUILD_ID and data[at + 12 : at + 12 + name_size] == b"GNU\0":
             return data[content : content + size].hex()

@@ -3,11 +3,11 @@
 With KALLSYMS_ALL every symbol of vmlinux, data included, is in `.rodata`, written by
 scripts/kallsyms.c: names as strings of one-byte tokens (the first letter is the type), in order of
 address. The pieces carry no label in a stripped image, so they are found by their structure. Each
-starts at a multiple of 8:
+starts at a multiple of 8 (of 4 in the newest):
 
-    until 6.3      offsets, relative_base, num_syms, names, markers, [seqs], token_table, token_index
-    since 6.4      num_syms, names, markers, token_table, token_index, offsets, relative_base, seqs
-    newest         the same without relative_base
+    until 6.3   offsets relative_base num_syms names markers [seqs] token_table token_index
+    since 6.4   num_syms names markers token_table token_index offsets relative_base seqs
+    newest      the same without relative_base (seen in 7.2)
 
     names          per symbol: length (one byte; since 6.1 a ULEB128), then that many tokens
     markers        u32, where every 256th name starts
@@ -59,8 +59,12 @@ class Kallsyms:
 
 
 class _Tokens(NamedTuple):
-    """Where the token table starts and its index ends in the section; the 256 strings."""
+    """Where the token table starts and its index ends in the section; the 256 strings.
 
+    `align` is what every piece starts at a multiple of: 8 or 4.
+    """
+
+    align: int
     table: int
     end: int
     starts: I64
@@ -131,8 +135,8 @@ def decode(image: KernelImage) -> Kallsyms:
     )
 
 
-def _up8(offset: int) -> int:
-    return (offset + 7) & ~7
+def _up(offset: int, align: int) -> int:
+    return (offset + align - 1) // align * align
 
 
 def _find_tokens(data: U8) -> list[_Tokens]:
@@ -145,27 +149,29 @@ def _find_tokens(data: U8) -> list[_Tokens]:
     lengths = np.diff(np.r_[starts, len(words)])
     found = []
     # The index starts with 0, so it begins a run; what follows it may prolong the run.
-    for start in starts[(lengths >= TOKENS) & (words[starts] == 0) & (starts % 4 == 0)]:
+    for start in starts[(lengths >= TOKENS) & (words[starts] == 0)].tolist():
         index = words[start : start + TOKENS].astype(np.int64)
-        tokens = _tokens_before(data, int(start) * 2, index)
-        if tokens is not None:
-            found.append(tokens)
+        for align in (8, 4):
+            if start * 2 % align == 0:
+                tokens = _tokens_before(data, start * 2, index, align)
+                found += [tokens] if tokens is not None else []
     return found
 
 
-def _tokens_before(data: U8, at: int, index: I64) -> _Tokens | None:
+def _tokens_before(data: U8, at: int, index: I64, align: int) -> _Tokens | None:
     """The token table that ends before the index at `at`: its NULs lie where the index says."""
     last = int(index[-1])
-    for table in range((at - last - 1) & ~7, max(at - last - LONGEST, 0) - 1, -8):
+    nearest = (at - last - 1) // align * align
+    for table in range(nearest, max(at - last - LONGEST, 0) - 1, -align):
         strings = data[table:at]
         nuls = np.nonzero(strings == 0)[0]
         # All NULs but the last token's are followed by the next token; padding is NULs too.
         if len(nuls) < TOKENS or not np.array_equal(nuls[: TOKENS - 1] + 1, index[1:]):
             continue
         end = int(nuls[TOKENS - 1]) + 1
-        if _up8(table + end) == at and not strings[end:].any():
+        if _up(table + end, align) == at and not strings[end:].any():
             lengths = np.r_[index[1:], end] - index - 1
-            return _Tokens(table, at + 2 * TOKENS, index, lengths, strings[:end])
+            return _Tokens(align, table, at + 2 * TOKENS, index, lengths, strings[:end])
     return None
 
 
@@ -175,47 +181,56 @@ def _find_names(data: U8, tokens: _Tokens) -> _Names | None:
     Every rising run of u32 that starts with 0 may be the markers. The number before the names must
     agree with the count of markers, and every marker with the names.
     """
-    words = data[: tokens.table].view("<u4")  # the table is at a multiple of 8
+    words = data[: tokens.table].view("<u4")
     falls = np.nonzero(words[1:] <= words[:-1])[0] + 1
     starts = np.r_[0, falls]
     ends = np.r_[falls, len(words)]
-    fit = (words[starts] == 0) & (starts % 2 == 0)
+    fit = (words[starts] == 0) & (starts * 4 % tokens.align == 0)
     # Long runs first: the markers of a real kernel are hundreds.
     for k in np.nonzero(fit)[0][np.argsort(-(ends - starts)[fit], kind="stable")]:
-        names = _names_before(data, words, int(starts[k]), int(ends[k] - starts[k]))
+        names = _names_before(data, words, int(starts[k]), int(ends[k] - starts[k]), tokens.align)
         if names is not None:
             return names
     return None
 
 
-def _names_before(data: U8, words: npt.NDArray[np.uint32], at: int, run: int) -> _Names | None:
+def _names_before(
+    data: U8, words: npt.NDArray[np.uint32], at: int, run: int, align: int
+) -> _Names | None:
     """The names whose markers are up to `run` words at word `at`, or None."""
     markers = words[at : at + run].astype(np.int64)
     gaps = np.diff(markers)
     good = (gaps >= STRIDE * 2) & (gaps <= STRIDE * LONGEST)
     run = int(np.argmin(good)) + 1 if not good.all() else run
     markers = markers[:run]
-    low = (at * 4 - int(markers[-1]) - STRIDE * LONGEST) // 8 * 2
-    # num_syms and its padding; what comes before the markers, so at most the last one is short.
-    places = np.arange(max(low, 0), at - 1, 2)
+    # The names end at the markers, and the last of them starts less than a stride before.
+    low = (at * 4 - int(markers[-1]) - STRIDE * LONGEST) // align * align // 4
+    places = np.arange(max(low, 0), at - 1, align // 4)
     counts = words[places].astype(np.int64)
     needed = (counts + STRIDE - 1) // STRIDE
-    fit = (words[places + 1] == 0) & (counts > 0) & (needed <= run) & (counts < MOST_SYMBOLS)
+    fit = (counts > 0) & (needed <= run) & (counts < MOST_SYMBOLS)
+    if align == 8:  # num_syms is 4 bytes, then padded
+        fit &= words[places + 1] == 0
     # What lies behind the markers may look like one or two more of them, not like many.
     fit &= needed >= max(run - 2, 1)
     for place, count, used in zip(places[fit], counts[fit], needed[fit], strict=True):
         for variable in (True, False):
-            names = _walk(data, int(place), int(count), markers[:used], at * 4, variable)
+            bounds = (int(place) * 4 + align, at * 4, align)
+            names = _walk(data, bounds, int(count), markers[:used], variable)
             if names is not None:
                 return names
     return None
 
 
 def _walk(
-    data: U8, place: int, count: int, markers: I64, end: int, variable: bool
+    data: U8, bounds: tuple[int, int, int], count: int, markers: I64, variable: bool
 ) -> _Names | None:
-    """Steps through `count` names, all chunks of 256 at once; None unless the markers agree."""
-    at = markers + (place * 4 + 8)
+    """Steps through `count` names, all chunks of 256 at once; None unless the markers agree.
+
+    `bounds` is where the names start, where the markers start, and the alignment of both.
+    """
+    begin, end, align = bounds
+    at = markers + begin
     starts = np.empty((len(markers), STRIDE), np.int64)
     lengths = np.empty((len(markers), STRIDE), np.int64)
     tail = count - (len(markers) - 1) * STRIDE
@@ -235,11 +250,11 @@ def _walk(
         at += length
     if tail == STRIDE:
         final = int(at[-1])
-    agrees = np.array_equal(at[:-1], markers[1:] + (place * 4 + 8)) and _up8(final) == end
+    agrees = np.array_equal(at[:-1], markers[1:] + begin)
     starts, lengths = starts.reshape(-1)[:count], lengths.reshape(-1)[:count]
-    if not agrees or not lengths.all():
+    if not agrees or _up(final, align) != end or not lengths.all():
         return None
-    return _Names(place * 4, starts, lengths)
+    return _Names(begin - align, starts, lengths)
 
 
 def _spread(starts: I64, lengths: I64) -> I64:
@@ -271,8 +286,8 @@ def _find_addresses(
     texts: tuple[str, ...],
 ) -> U64 | None:
     """Finds and decodes the offsets, before num_syms or behind the token index."""
-    size = _up8(4 * len(texts))
-    for start in (names.num_syms - 8 - size, _up8(tokens.end)):
+    size = _up(4 * len(texts), tokens.align)
+    for start in (names.num_syms - 8 - size, _up(tokens.end, tokens.align)):
         if start < 0 or start + size > len(data):
             continue
         offsets = data[start : start + 4 * len(texts)].view("<i4").astype(np.int64)

@@ -57,7 +57,7 @@ class Vermagic:
 
 
 def parse_release(text: str) -> Release:
-    """Takes a release string apart. Raises PatchInputError when it does not start with a version."""
+    """Takes a release string apart. Raises PatchInputError unless it starts with a version."""
     match = _RELEASE.fullmatch(text.strip())
     if match is None:
         raise PatchInputError(
