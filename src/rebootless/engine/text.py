@@ -1,0 +1,129 @@
+"""Looks at the running kernel's code: is a patched function redirected, and is it as it was?
+
+A live patch redirects a function at its very beginning: the 5-byte nop that the compiler left
+there becomes a call. Where /proc/kcore may be read the bytes themselves are compared; the list of
+functions that ftrace has a hold on tells the same in the kernel's own words.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from .machine import Machine
+from .status import PatchedFunction
+
+KCORE = "/proc/kcore"
+KALLSYMS = "/proc/kallsyms"
+TRACING = ("/sys/kernel/tracing", "/sys/kernel/debug/tracing")
+SIZE = 16  # bytes at a function's beginning: the landing pad, the call site, a bit more
+
+
+@dataclass(frozen=True)
+class Place:
+    """A function with its address in the running kernel."""
+
+    function: PatchedFunction
+    address: int
+
+
+def locate(machine: Machine, functions: Sequence[PatchedFunction]) -> tuple[Place, ...]:
+    """Finds the addresses of functions; those that are not there (module not loaded) are left out.
+
+    Needs root: to others the kernel shows addresses as 0, and those are left out as well.
+    """
+    if not functions:
+        return ()
+    lines = machine.matching_lines(KALLSYMS, sorted({f.name for f in functions}))
+    return find_places(lines, functions)
+
+
+def find_places(lines: Iterable[str], functions: Sequence[PatchedFunction]) -> tuple[Place, ...]:
+    """Picks functions from kallsyms lines 'address type name [module]'; pure.
+
+    Position N among several of a name counts by address in the kernel proper, as livepatch does,
+    and in the order of the list in a module.
+    """
+    found: dict[tuple[str, str], list[int]] = {}
+    for line in lines:
+        fields = line.split()
+        if len(fields) < 3 or int(fields[0], 16) == 0:
+            continue
+        owner = fields[3].strip("[]") if len(fields) > 3 else "vmlinux"
+        found.setdefault((owner, fields[2]), []).append(int(fields[0], 16))
+    places = []
+    for function in functions:
+        addresses = found.get((function.object, function.name), [])
+        ordered = sorted(addresses) if function.object == "vmlinux" else addresses
+        index = max(function.sympos, 1) - 1
+        if index < len(ordered):
+            places.append(Place(function, ordered[index]))
+    return tuple(places)
+
+
+def entries(machine: Machine, places: Sequence[Place]) -> dict[PatchedFunction, bytes]:
+    """The first bytes of each function as they are in memory; empty where that may not be read."""
+    header = machine.read_at(KCORE, [(0, 64)])[0] if places else None
+    if header is None:
+        return {}
+    count = struct.unpack_from("<H", header, 56)[0]
+    table = machine.read_at(KCORE, [(struct.unpack_from("<Q", header, 32)[0], 56 * count)])[0]
+    if table is None:
+        return {}
+    segments = load_segments(table)
+    spans, wanted = [], []
+    for place in places:
+        offset = file_offset(segments, place.address)
+        if offset is not None:
+            spans.append((offset, SIZE))
+            wanted.append(place.function)
+    blobs = machine.read_at(KCORE, spans)
+    return {f: blob for f, blob in zip(wanted, blobs, strict=True) if blob is not None}
+
+
+def load_segments(table: bytes) -> tuple[tuple[int, int, int], ...]:
+    """(address, size, file offset) of each PT_LOAD of an ELF program header table."""
+    found = []
+    for start in range(0, len(table) - 55, 56):
+        kind, _, offset, address, _, size = struct.unpack_from("<IIQQQQ", table, start)
+        if kind == 1:
+            found.append((address, size, offset))
+    return tuple(found)
+
+
+def file_offset(segments: Iterable[tuple[int, int, int]], address: int) -> int | None:
+    """Where a kernel address lies in the file, or None."""
+    for start, size, offset in segments:
+        if start <= address < start + size:
+            return address - start + offset
+    return None
+
+
+def hooked(machine: Machine) -> frozenset[str] | None:
+    """The names of functions whose execution ftrace may redirect now; None if it does not tell."""
+    for root in TRACING:
+        blob = machine.read_bytes(f"{root}/enabled_functions")
+        if blob is not None:
+            return parse_enabled(blob.decode(errors="replace"))
+    return None
+
+
+def parse_enabled(text: str) -> frozenset[str]:
+    """The names in enabled_functions that carry the flag I (a handler may change the address).
+
+    A line is 'name [module] (count) R I M ...'; pure.
+    """
+    found = set()
+    for line in text.splitlines():
+        name, _, rest = line.partition(" ")
+        if "I" in rest.partition(")")[2].partition("tramp")[0].split():
+            found.add(name)
+    return frozenset(found)
+
+
+def changed(
+    before: Mapping[PatchedFunction, bytes], after: Mapping[PatchedFunction, bytes]
+) -> tuple[PatchedFunction, ...]:
+    """The functions known in both whose bytes differ; pure."""
+    return tuple(f for f, blob in before.items() if f in after and after[f] != blob)

@@ -1,0 +1,132 @@
+"""A lab guest as a machine of the engine: each call is one command of the guest's shell."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shlex
+import time
+from collections.abc import Sequence
+
+from ..base.errors import ResourceError
+from ..base.fs import read_bytes
+from ..engine.machine import ModuleSource
+from ..engine.refusal import load_refused, removal_refused
+from .guest import Guest
+
+SAFE = re.compile(r"[^A-Za-z0-9_./,*?\[\]:@%+=-]")
+# what busybox says for an error number of init_module instead of the number's usual text
+INSMOD_TEXTS = {
+    "invalid module format": errno.ENOEXEC,
+    "unknown symbol in module, or unknown parameter": errno.ENOENT,
+    "module has wrong symbol version": errno.ESRCH,
+    "invalid parameters": errno.EINVAL,
+}
+ERRNO_BY_TEXT = {os.strerror(number): number for number in errno.errorcode} | INSMOD_TEXTS
+
+
+class GuestMachine:
+    """The guest behind an agent (see `rebootless.engine.machine.Machine`)."""
+
+    name = "the guest"
+
+    def __init__(self, guest: Guest) -> None:
+        self.guest = guest
+
+    def read_bytes(self, path: str) -> bytes | None:
+        status, content = self.guest.run_bytes(f"cat {shlex.quote(path)} 2>/dev/null")
+        return content if status == 0 else None
+
+    def read_many(self, patterns: Sequence[str]) -> dict[str, str]:
+        """One grep reads all files; those that are empty are found by the shell itself."""
+        if not patterns:
+            return {}
+        output = self.guest.run(
+            f"set -- {_words(patterns)}\n"
+            'for file; do [ -f "$file" ] && echo "$file"; done\n'
+            'echo //\ngrep -sH "" "$@" /dev/null'
+        ).output
+        listed, _, lines = output.partition("//\n")
+        texts: dict[str, list[str]] = {path: [] for path in listed.splitlines()}
+        for line in lines.splitlines():
+            path, colon, text = line.partition(":")
+            if colon and path in texts:
+                texts[path].append(text + "\n")
+        return {path: "".join(text) for path, text in texts.items()}
+
+    def glob(self, patterns: Sequence[str]) -> list[str]:
+        if not patterns:
+            return []
+        output = self.guest.run(
+            f'for file in {_words(patterns)}; do [ -e "$file" ] && echo "$file"; done'
+        ).output
+        return sorted(set(output.splitlines()))
+
+    def exists(self, path: str) -> bool:
+        return self.guest.run(f"[ -e {shlex.quote(path)} ]").status == 0
+
+    def write(self, path: str, text: str) -> None:
+        answer = self.guest.run(f"printf %s {shlex.quote(text)} >{shlex.quote(path)}")
+        if answer.status != 0:
+            raise ResourceError(f"cannot write {path} in the guest: {answer.output.strip()}")
+
+    def matching_lines(self, path: str, words: Sequence[str]) -> list[str]:
+        """grep finds candidates (fixed strings), the exact comparison is done here."""
+        wanted = set(words)
+        patterns = " ".join(f"-e {shlex.quote(word)}" for word in sorted(wanted))
+        output = self.guest.run(f"grep -F {patterns} {shlex.quote(path)}", timeout=120).output
+        return [line for line in output.splitlines() if not wanted.isdisjoint(line.split())]
+
+    def read_at(self, path: str, spans: Sequence[tuple[int, int]]) -> list[bytes | None]:
+        found: list[bytes | None] = []
+        for start in range(0, len(spans), 50):
+            part = spans[start : start + 50]
+            lines = [
+                f"dd if={shlex.quote(path)} bs=1 skip={offset} count={size} 2>/dev/null | "
+                "od -An -v -tx1 | tr -d ' \\n'; echo"
+                for offset, size in part
+            ]
+            answers = self.guest.run("\n".join(lines), timeout=120).output.split("\n")
+            for (_, size), text in zip(part, answers, strict=False):
+                found.append(bytes.fromhex(text) if len(text) == 2 * size else None)
+        return found
+
+    def load_module(self, module: ModuleSource, *, name: str, parameters: str = "") -> None:
+        path = f"/tmp/{name}.ko"
+        self.guest.put_file(module if isinstance(module, bytes) else read_bytes(module), path)
+        self.insert(path, name=name, parameters=parameters)
+
+    def insert(self, path: str, *, name: str, parameters: str = "") -> None:
+        """Loads a module that lies in the guest."""
+        answer = self.guest.run(f"insmod {shlex.quote(path)} {parameters}")
+        if answer.status != 0:
+            raise load_refused(self, name, _number(answer.output))
+
+    def remove_module(self, name: str) -> None:
+        answer = self.guest.run(f"rmmod {shlex.quote(name)}")
+        if answer.status != 0:
+            raise removal_refused(name, _number(answer.output))
+
+    def kernel_log(self) -> str:
+        return self.guest.run("dmesg").output
+
+    def sleep(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+    def now(self) -> float:
+        return time.monotonic()
+
+
+def _words(patterns: Sequence[str]) -> str:
+    """Shell words that keep their wildcards; any other special character is escaped."""
+    return " ".join(SAFE.sub(lambda found: "\\" + found[0], pattern) for pattern in patterns)
+
+
+def _number(output: str) -> int:
+    """The error number that a program's last line ends with as text."""
+    for line in reversed(output.strip().splitlines()):
+        for text, number in ERRNO_BY_TEXT.items():
+            if line.endswith(": " + text) or line == text:
+                return number
+    return errno.EIO
