@@ -154,9 +154,7 @@ class RichMonitor:
     def emit(self, event: Event) -> None:
         match event:
             case StageStarted():
-                self._tasks[event.name] = self._live().add_task(
-                    event.title, total=None, detail=""
-                )
+                self._tasks[event.name] = self._live().add_task(event.title, total=None, detail="")
             case StageProgress():
                 if (task := self._tasks.get(event.name)) is not None:
                     self._live().update(

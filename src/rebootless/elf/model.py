@@ -22,7 +22,6 @@ from .constants import (
     Binding,
     FileType,
     SectionFlag,
-    SectionType,
     SymbolType,
 )
 
@@ -229,7 +228,9 @@ class ElfFile:
         order = np.lexsort((indices, table.value[indices], shndx[indices]))
         indices = indices[order]
         owners = shndx[indices]
-        starts = np.nonzero(np.r_[True, owners[1:] != owners[:-1]])[0] if len(indices) else []
+        if not len(indices):
+            return {}
+        starts = np.nonzero(np.r_[True, owners[1:] != owners[:-1]])[0]
         ends = [*starts[1:], len(indices)]
         return {int(owners[s]): indices[s:e] for s, e in zip(starts, ends, strict=True)}
 
@@ -246,8 +247,6 @@ class ElfFile:
         last = bisect.bisect_right(values, offset) - 1
         if last < 0:
             return None
-        candidates = [
-            int(i) for i, v in zip(indices, values, strict=True) if v == values[last]
-        ]
+        candidates = [int(i) for i, v in zip(indices, values, strict=True) if v == values[last]]
         best = max(candidates, key=lambda i: (int(self.symbols.size[i]) > 0, -i))
         return self.symbols[best]

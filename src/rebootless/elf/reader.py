@@ -45,7 +45,9 @@ def parse(blob: bytes | memoryview, *, name: str) -> ElfFile:
         shstrndx = int(headers[0]["link"])
     contents = [_section_bytes(data, name, i, header) for i, header in enumerate(headers)]
     if len(headers) and shstrndx >= len(headers):
-        raise ElfError(f"{name}: e_shstrndx at offset 62 names section {shstrndx} of {len(headers)}")
+        raise ElfError(
+            f"{name}: e_shstrndx at offset 62 names section {shstrndx} of {len(headers)}"
+        )
     string_table = contents[shstrndx] if len(headers) else memoryview(b"")
     names = _strings(string_table, headers["name"], name, "section name")
     sections = tuple(
@@ -110,7 +112,9 @@ def _section_bytes(data: memoryview, name: str, index: int, header: np.void) -> 
         return memoryview(b"")
     offset, size = int(header["offset"]), int(header["size"])
     if offset + size > len(data):
-        raise ElfError(f"{name}: section {index} at offset {offset} (+{size}) lies outside the file")
+        raise ElfError(
+            f"{name}: section {index} at offset {offset} (+{size}) lies outside the file"
+        )
     return data[offset : offset + size]
 
 

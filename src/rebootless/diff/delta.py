@@ -1,0 +1,159 @@
+"""The differ's answer: an immutable `Delta` that says what to patch and carries all it takes.
+
+A Delta is self-contained. Its `pieces` are the ranges of the patched object that go into the patch
+module (functions, new data, strings, entries of special sections), each with its bytes and its
+relocations. A relocation points at another piece, or at a symbol of the running kernel that later
+layers prove and resolve.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+SCHEMA = 1
+
+
+class PieceKind(Enum):
+    """What a piece is; the value is the word used in reports."""
+
+    FUNCTION = "function"
+    DATA = "data"
+    CONSTANT = "constant"
+    TABLE = "table"
+
+
+@dataclass(frozen=True)
+class PieceRef:
+    """A relocation target inside the patch: the piece with that index."""
+
+    piece: int
+
+
+@dataclass(frozen=True)
+class KernelRef:
+    """A relocation target in the running kernel.
+
+    `orig_symbol` is the index of the correlated symbol in the original object (where run-pre
+    matching learned its address), or None for a symbol that only the patched object refers to.
+    `defined` says that this unit itself defines the symbol; `is_global` that other units see it.
+    """
+
+    name: str
+    orig_symbol: int | None
+    defined: bool
+    is_global: bool
+    is_weak: bool = False
+
+
+@dataclass(frozen=True)
+class PieceReloc:
+    """One relocation of a piece: `offset` and `addend` relative to piece and target start."""
+
+    offset: int
+    type: int
+    target: PieceRef | KernelRef
+    addend: int
+
+
+@dataclass(frozen=True)
+class PieceSymbol:
+    """A symbol that a piece defines. Only symbols new to the kernel may be global."""
+
+    name: str
+    offset: int
+    size: int
+    type: int
+    is_global: bool
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A range of the patched object that goes into the patch module."""
+
+    kind: PieceKind
+    name: str
+    section: str
+    section_type: int
+    flags: int
+    align: int
+    entsize: int
+    data: bytes
+    size: int
+    symbols: tuple[PieceSymbol, ...]
+    relocs: tuple[PieceReloc, ...]
+
+
+@dataclass(frozen=True)
+class FunctionChange:
+    """A function to be patched (`orig_symbol` set) or one that is new."""
+
+    name: str
+    reason: str
+    size_old: int
+    size_new: int
+    piece: int
+    orig_symbol: int | None
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A refusal or a warning: a stable code, the symbol it is about, and what an author can do."""
+
+    code: str
+    symbol: str
+    message: str
+
+    def to_json(self) -> dict[str, str]:
+        """The finding as a JSON object."""
+        return {"code": self.code, "symbol": self.symbol, "message": self.message}
+
+
+@dataclass(frozen=True)
+class TableEntries:
+    """How many entries of a special section go along."""
+
+    section: str
+    entries: int
+
+
+@dataclass(frozen=True)
+class Delta:
+    """Everything that differs between two objects of one translation unit, and what to do."""
+
+    changed: tuple[FunctionChange, ...]
+    new: tuple[FunctionChange, ...]
+    removed: tuple[str, ...]
+    new_data: tuple[str, ...]
+    special: tuple[TableEntries, ...]
+    refused: tuple[Finding, ...]
+    warnings: tuple[Finding, ...]
+    pieces: tuple[Piece, ...]
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to patch and nothing to refuse."""
+        return not (self.changed or self.new or self.new_data or self.refused)
+
+    def to_json(self) -> dict[str, Any]:
+        """The public JSON form (schema 1)."""
+        return {
+            "schema": SCHEMA,
+            "changed": [_function_json(f) for f in self.changed],
+            "new": [_function_json(f) for f in self.new],
+            "removed": list(self.removed),
+            "new_data": list(self.new_data),
+            "special": [{"section": t.section, "entries": t.entries} for t in self.special],
+            "refused": [f.to_json() for f in self.refused],
+            "warnings": [f.to_json() for f in self.warnings],
+        }
+
+
+def _function_json(change: FunctionChange) -> dict[str, Any]:
+    return {
+        "name": change.name,
+        "reason": change.reason,
+        "size_old": change.size_old,
+        "size_new": change.size_new,
+    }

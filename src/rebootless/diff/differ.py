@@ -1,0 +1,161 @@
+"""The differ: the steps of the package, in order."""
+
+from __future__ import annotations
+
+from ..elf.constants import Binding
+from ..elf.model import ElfFile
+from .compare import Comparison, compare
+from .correlate import Correlation, correlate
+from .delta import Delta, Finding, FunctionChange
+from .include import Inclusion, include
+from .names import cold_parent, fold, is_init_text
+from .normalize import NO_ATOM, Atom, Kind, Unit, normalize
+from .verdict import copied_constants, data_findings, function_findings
+
+
+def diff(orig: ElfFile, patched: ElfFile) -> Delta:
+    """Compares the original and the patched object of one unit.
+
+    Both must be compiled with -ffunction-sections -fdata-sections by the same compiler. Never
+    raises for what a patch does: that is in `Delta.refused` and `Delta.warnings`.
+    """
+    old, new = normalize(orig), normalize(patched)
+    correlation = correlate(old, new)
+    comparison = compare(old, new, correlation)
+    copied = copied_constants(old, new, correlation, comparison)
+    changed = _changed_functions(old, new, correlation, comparison, copied)
+    refused, warnings, unpatchable = function_findings(old, changed)
+    refused += data_findings(old, new, correlation, comparison, frozenset(copied))
+    to_patch = {i: reason for i, reason in changed.items() if i not in unpatchable}
+    fresh = _new_atoms(new, correlation)
+    roots = [int(correlation.to_patched[i]) for i in to_patch] + [a.index for a in fresh]
+    copies = frozenset(int(correlation.to_patched[i]) for i in copied)
+    inclusion = include(old, new, correlation, roots, copies)
+    refused += inclusion.findings
+    warnings += _removed_warnings(old, correlation)
+    return Delta(
+        changed=_changes(old, new, correlation, inclusion, to_patch),
+        new=_new_functions(new, inclusion, correlation),
+        removed=_removed(old, correlation),
+        new_data=inclusion.new_data,
+        special=inclusion.special,
+        refused=tuple(refused),
+        warnings=tuple(warnings),
+        pieces=inclusion.pieces,
+    )
+
+
+def _changed_functions(
+    old: Unit,
+    new: Unit,
+    correlation: Correlation,
+    comparison: Comparison,
+    copied: dict[int, tuple[str, tuple[int, ...]]],
+) -> dict[int, str]:
+    """Original function atoms that change, with the reason.
+
+    A cold part cannot be redirected, so its parent changes with it; a function that reads a
+    constant that changed is changed too.
+    """
+    changed = {
+        i: reason for i, reason in comparison.changed.items() if old.atoms[i].kind is Kind.FUNCTION
+    }
+    for name, users in copied.values():
+        for user in users:
+            original = int(correlation.to_orig[user])
+            if original != NO_ATOM:
+                changed.setdefault(original, f"reads the constant '{name}', which changed")
+    parents = {fold(a.name): a.index for a in old.atoms if a.kind is Kind.FUNCTION}
+    for index in list(changed):
+        parent = cold_parent(fold(old.atoms[index].name))
+        if parent is not None and parent in parents:
+            changed.setdefault(parents[parent], "its cold part changed")
+    for atom in new.atoms:  # a cold part that is new, under a parent that looks the same
+        parent = cold_parent(fold(atom.name)) if atom.kind is Kind.FUNCTION else None
+        if parent in parents and correlation.to_orig[atom.index] == NO_ATOM:
+            changed.setdefault(parents[parent], "it gained a cold part")
+    return changed
+
+
+def _new_atoms(new: Unit, correlation: Correlation) -> list[Atom]:
+    """Functions and global data that the patch adds: other units may refer to them.
+
+    What is local comes along only if something included uses it.
+    """
+    table = new.elf.symbols
+    return [
+        atom
+        for atom in new.atoms
+        if atom.kind in (Kind.FUNCTION, Kind.DATA, Kind.RODATA)
+        and atom.symbols
+        and correlation.to_orig[atom.index] == NO_ATOM
+        and any(table.binding[s] != Binding.LOCAL for s in atom.symbols)
+        and not is_init_text(new.section(atom).name)
+        and not new.section(atom).name.startswith((".init.", ".exit.", ".data..percpu"))
+    ]
+
+
+def _changes(
+    old: Unit,
+    new: Unit,
+    correlation: Correlation,
+    inclusion: Inclusion,
+    changed: dict[int, str],
+) -> tuple[FunctionChange, ...]:
+    found = []
+    for index, reason in sorted(changed.items()):
+        atom = old.atoms[index]
+        if cold_parent(fold(atom.name)) is not None:
+            continue
+        partner = new.atoms[int(correlation.to_patched[index])]
+        found.append(
+            FunctionChange(
+                atom.name,
+                reason,
+                atom.size,
+                partner.size,
+                inclusion.piece_of[partner.index],
+                atom.symbols[0],
+            )
+        )
+    return tuple(found)
+
+
+def _new_functions(
+    new: Unit, inclusion: Inclusion, correlation: Correlation
+) -> tuple[FunctionChange, ...]:
+    return tuple(
+        FunctionChange(atom.name, "new function", 0, atom.size, piece, None)
+        for index, piece in sorted(inclusion.piece_of.items())
+        if (atom := new.atoms[index]).kind is Kind.FUNCTION
+        and correlation.to_orig[index] == NO_ATOM
+        and cold_parent(fold(atom.name)) is None
+    )
+
+
+def _removed(old: Unit, correlation: Correlation) -> tuple[str, ...]:
+    return tuple(
+        atom.name
+        for atom in old.atoms
+        if atom.kind is Kind.FUNCTION
+        and atom.symbols
+        and correlation.to_patched[atom.index] == NO_ATOM
+        and cold_parent(fold(atom.name)) is None
+    )
+
+
+def _removed_warnings(old: Unit, correlation: Correlation) -> list[Finding]:
+    table = old.elf.symbols
+    return [
+        Finding(
+            "global-removed",
+            atom.name,
+            f"global function '{atom.name}' is gone from the source; the running kernel keeps it "
+            "for units that were not rebuilt",
+        )
+        for atom in old.atoms
+        if atom.kind is Kind.FUNCTION
+        and atom.symbols
+        and correlation.to_patched[atom.index] == NO_ATOM
+        and any(table.binding[s] != Binding.LOCAL for s in atom.symbols)
+    ]

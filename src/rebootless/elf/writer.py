@@ -1,0 +1,268 @@
+"""Values to bytes: builds relocatable ELF objects, and rewrites existing ones.
+
+An object under construction is a list of `OutSection`s and `OutSymbol`s that refer to each other
+directly; numbers come to be only in `serialize`, which also orders local symbols first, makes the
+string tables, and uses SHT_SYMTAB_SHNDX when there are more than 65,280 sections.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from .constants import (
+    EHDR_SIZE,
+    EM_X86_64,
+    MAGIC,
+    RELA_DTYPE,
+    RELA_SIZE,
+    RESERVED_BASE,
+    SHDR_DTYPE,
+    SHDR_SIZE,
+    SHN_UNDEF,
+    SYM_DTYPE,
+    SYM_SIZE,
+    Binding,
+    FileType,
+    SectionFlag,
+    SectionIndex,
+    SectionType,
+    SymbolType,
+)
+from .model import ElfFile
+
+
+class OutReloc(NamedTuple):
+    """A relocation to be written."""
+
+    offset: int
+    type: int
+    symbol: OutSymbol
+    addend: int
+
+
+@dataclass(eq=False)
+class OutSymbol:
+    """A symbol to be written; `section` is an OutSection, or a special index as an int."""
+
+    name: str
+    value: int = 0
+    size: int = 0
+    binding: int = int(Binding.LOCAL)
+    type: int = int(SymbolType.NOTYPE)
+    section: OutSection | int = SHN_UNDEF
+    other: int = 0
+
+
+@dataclass(eq=False)
+class OutSection:
+    """A section to be written. `rela_name` and `rela_flags` describe its relocation section."""
+
+    name: str
+    type: int = int(SectionType.PROGBITS)
+    flags: int = 0
+    align: int = 1
+    entsize: int = 0
+    data: bytes = b""
+    size: int | None = None
+    link: OutSection | None = None
+    relocs: list[OutReloc] = field(default_factory=list)
+    extra_relas: list[OutRelaSection] = field(default_factory=list)
+
+
+@dataclass(eq=False)
+class OutRelaSection:
+    """A further relocation section for the same target, e.g. `.klp.rela.vmlinux..text`."""
+
+    name: str
+    flags: int
+    relocs: list[OutReloc] = field(default_factory=list)
+
+
+@dataclass
+class OutObject:
+    """A relocatable object under construction."""
+
+    sections: list[OutSection] = field(default_factory=list)
+    symbols: list[OutSymbol] = field(default_factory=list)
+
+
+def editable(elf: ElfFile) -> OutObject:
+    """An OutObject with the content of an existing relocatable object, ready to be changed."""
+    kinds = (SectionType.NULL, SectionType.SYMTAB, SectionType.RELA, SectionType.SYMTAB_SHNDX)
+    symbol_table = next((s for s in elf.sections if s.type == SectionType.SYMTAB), None)
+    skipped = {symbol_table.link} if symbol_table else set()
+    made: dict[int, OutSection] = {}
+    for s in elf.sections:
+        if s.type in kinds or s.index in skipped or s.name == ".shstrtab":
+            continue
+        made[s.index] = OutSection(
+            s.name, s.type, s.flags, s.align, s.entsize, bytes(s.data), s.size
+        )
+    for s in elf.sections:
+        if s.index in made and s.flags & SectionFlag.LINK_ORDER:
+            made[s.index].link = made.get(s.link)
+    symbols = [
+        OutSymbol(
+            s.name,
+            s.value,
+            s.size,
+            s.binding,
+            s.type,
+            made.get(s.shndx, s.shndx),
+            int(elf.symbols.other[s.index]),
+        )
+        for s in elf.symbols
+    ]
+    for index, section in made.items():
+        relocs = elf.relocations(index)
+        section.relocs = [
+            OutReloc(int(o), int(t), symbols[int(s)], int(a))
+            for o, t, s, a in zip(
+                relocs.offset, relocs.type, relocs.symbol, relocs.addend, strict=True
+            )
+        ]
+    return OutObject(list(made.values()), symbols[1:])
+
+
+class _Strings:
+    def __init__(self) -> None:
+        self.blob = bytearray(b"\0")
+        self._known: dict[str, int] = {"": 0}
+
+    def add(self, text: str) -> int:
+        at = self._known.get(text)
+        if at is None:
+            at = self._known[text] = len(self.blob)
+            self.blob += text.encode() + b"\0"
+        return at
+
+
+def serialize(obj: OutObject) -> bytes:
+    """The bytes of a relocatable object. Deterministic: the same object gives the same bytes."""
+    names, strings = _Strings(), _Strings()
+    number = {id(s): i for i, s in enumerate(obj.sections, 1)}
+    symbols = sorted(obj.symbols, key=lambda s: s.binding != Binding.LOCAL)  # locals first, stable
+    position = {id(s): i for i, s in enumerate(symbols, 1)}
+    first_global = 1 + sum(s.binding == Binding.LOCAL for s in symbols)
+    symbol_table, wide = _symbol_entries(symbols, number, strings)
+    count = 1 + len(obj.sections)
+    rela_count = sum(bool(s.relocs) + len(s.extra_relas) for s in obj.sections)
+    symtab_index = count + rela_count
+    headers: list[tuple[int, ...]] = [(0,) * 10]
+    out = bytearray(EHDR_SIZE)
+
+    def emit(
+        name: str,
+        kind: int,
+        flags: int,
+        data: bytes,
+        size: int,
+        link: int,
+        info: int,
+        align: int,
+        entsize: int,
+    ) -> None:
+        out.extend(bytes(-len(out) % max(align, 1)))
+        headers.append(
+            (names.add(name), kind, flags, 0, len(out), size, link, info, align, entsize)
+        )
+        out.extend(data)
+
+    for s in obj.sections:
+        size = len(s.data) if s.size is None or s.type != SectionType.NOBITS else s.size
+        link = number[id(s.link)] if s.link is not None else 0
+        emit(s.name, s.type, s.flags, s.data, size, link, 0, s.align, s.entsize)
+    for s in obj.sections:
+        relas = [OutRelaSection(".rela" + s.name, 0, s.relocs)] if s.relocs else []
+        for rela in [*relas, *s.extra_relas]:
+            data = _rela_bytes(rela.relocs, position)
+            flags = rela.flags | SectionFlag.INFO_LINK
+            target = number[id(s)]
+            emit(
+                rela.name,
+                SectionType.RELA,
+                flags,
+                data,
+                len(data),
+                symtab_index,
+                target,
+                8,
+                RELA_SIZE,
+            )
+    strtab_index = symtab_index + 1 + bool(wide)
+    emit(
+        ".symtab",
+        SectionType.SYMTAB,
+        0,
+        symbol_table,
+        len(symbol_table),
+        strtab_index,
+        first_global,
+        8,
+        SYM_SIZE,
+    )
+    if wide:
+        emit(".symtab_shndx", SectionType.SYMTAB_SHNDX, 0, wide, len(wide), symtab_index, 0, 4, 4)
+    emit(".strtab", SectionType.STRTAB, 0, bytes(strings.blob), len(strings.blob), 0, 0, 1, 0)
+    names.add(".shstrtab")
+    emit(".shstrtab", SectionType.STRTAB, 0, bytes(names.blob), len(names.blob), 0, 0, 1, 0)
+    return _finish(out, headers)
+
+
+def _symbol_entries(
+    symbols: list[OutSymbol], number: dict[int, int], strings: _Strings
+) -> tuple[bytes, bytes]:
+    """The symbol table's bytes, and those of SHT_SYMTAB_SHNDX (empty when not needed)."""
+    table = np.zeros(len(symbols) + 1, SYM_DTYPE)
+    wide = np.zeros(len(symbols) + 1, "<u4")
+    for i, s in enumerate(symbols, 1):
+        if isinstance(s.section, OutSection):
+            index = number[id(s.section)]
+            if index >= SectionIndex.LORESERVE:
+                wide[i], index = index, int(SectionIndex.XINDEX)
+        else:
+            index = s.section & 0xFFFF if s.section >= RESERVED_BASE else s.section
+        name = "" if s.type == SymbolType.SECTION else s.name
+        table[i] = (strings.add(name), s.binding << 4 | s.type, s.other, index, s.value, s.size)
+    return table.tobytes(), wide.tobytes() if wide.any() else b""
+
+
+def _rela_bytes(relocs: list[OutReloc], position: dict[int, int]) -> bytes:
+    table = np.zeros(len(relocs), RELA_DTYPE)
+    table["offset"] = [r.offset for r in relocs]
+    table["info"] = [position.get(id(r.symbol), 0) << 32 | r.type for r in relocs]
+    table["addend"] = [r.addend for r in relocs]
+    return table.tobytes()
+
+
+def _finish(out: bytearray, headers: list[tuple[int, ...]]) -> bytes:
+    """Appends the section headers and fills in the ELF header."""
+    out.extend(bytes(-len(out) % 8))
+    shoff, count = len(out), len(headers)
+    table = np.array(headers, dtype=SHDR_DTYPE)
+    shstrndx = count - 1
+    if count >= SectionIndex.LORESERVE:
+        table[0]["size"] = count
+        table[0]["link"] = shstrndx
+    out.extend(table.tobytes())
+    many = count >= SectionIndex.LORESERVE
+    out[:EHDR_SIZE] = (
+        MAGIC
+        + bytes([2, 1, 1, 0])
+        + bytes(8)
+        + int(FileType.REL).to_bytes(2, "little")
+        + EM_X86_64.to_bytes(2, "little")
+        + (1).to_bytes(4, "little")
+        + bytes(16)
+        + shoff.to_bytes(8, "little")
+        + bytes(4)
+        + EHDR_SIZE.to_bytes(2, "little")
+        + bytes(4)
+        + SHDR_SIZE.to_bytes(2, "little")
+        + (0 if many else count).to_bytes(2, "little")
+        + (int(SectionIndex.XINDEX) if many else shstrndx).to_bytes(2, "little")
+    )
+    return bytes(out)
