@@ -12,14 +12,12 @@ without asking the archive.
 from __future__ import annotations
 
 import concurrent.futures
-import re
 import threading
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
-from ..base.errors import NotFoundError
-from ..base.events import Event, Monitor, NullMonitor, stage
+from ..base.errors import NotFoundError, ResourceError
+from ..base.events import Event, Monitor, NullMonitor, Warned, stage
 from ..base.fs import (
     atomic_write,
     cache_root,
@@ -31,25 +29,11 @@ from ..base.fs import (
 from . import deb
 from .apt import AptArchive
 from .base import KernelFiles, KernelInfo, KernelState, SourceTarball, compiler_of
+from .catalog import KernelPackages, flavour, group_packages, order
 from .installed import InstalledKernel, installed_kernel, installed_kernels, running_release
-from .packages import DebVersion, Package
+from .packages import Package
 
-# Since 6.19 the image package only depends on the packages that hold its parts.
-_IMAGE_PARTS = ("image", "binary", "base", "modules", "modules-extra")
-_RELEASE_PACKAGE = re.compile(r"linux-image-(\d+\.\d+\.\d+\S*)")
 _VERSION_FILE = ".version"
-
-
-@dataclass(frozen=True)
-class KernelPackages:
-    """The packages of one release at one version."""
-
-    release: str
-    version: str
-    image: tuple[Package, ...]
-    headers: Package | None
-    source: Package | None
-    suites: tuple[str, ...]
 
 
 class DebianProvider:
@@ -81,11 +65,17 @@ class DebianProvider:
         `archive=False` asks only this machine and the cache. `all_versions` gives one entry per
         release and version.
         """
-        offered = self.offered(monitor, refresh=refresh) if archive else ()
+        cached = self._cached()
+        offered: tuple[KernelPackages, ...] = ()
+        try:
+            offered = self.offered(monitor, refresh=refresh) if archive else ()
+        except (ResourceError, NotFoundError) as exc:
+            if not cached:
+                raise
+            (monitor or NullMonitor()).emit(Warned(f"the archive is left out: {exc.message}"))
         if not all_versions:
             offered = tuple({k.release: k for k in offered}.values())  # the newest comes last
         local = {k.release: k for k in installed_kernels(self.machine_root)}
-        cached = self._cached()
         running = running_release() if self.machine_root == Path("/") else ""
         found: list[KernelInfo] = []
         for kernel in offered:
@@ -108,7 +98,7 @@ class DebianProvider:
                 )
             )
         found += self._elsewhere(found, local, cached, running)
-        return tuple(sorted(found, key=lambda k: _order(k.release, k.version)))
+        return tuple(sorted(found, key=lambda k: order(k.release, k.version)))
 
     def offered(
         self, monitor: Monitor | None = None, *, refresh: bool = False
@@ -143,7 +133,7 @@ class DebianProvider:
         if not (local.symvers and local.version == kernel.version):
             jobs.append(lambda stop: self._fetch_headers(kernel, monitor, stop))
         jobs.append(lambda stop: self.fetch_source(kernel.version, monitor, stop))
-        _side_by_side(jobs)
+        side_by_side(jobs)
         files = self._complete(release, local, kernel.version)
         if files is None:
             raise NotFoundError(f"the packages of {release} {kernel.version} are not complete")
@@ -267,7 +257,9 @@ class DebianProvider:
                 f"{'headers' if fitting[-1].source else 'source'}",
                 hint="take a kernel that is marked buildable in `rebootless kernels`",
             )
-        near = [k.release for k in known if k.source and _flavour(k.release) == _flavour(release)]
+        near = [k.release for k in known if k.source and flavour(k.release) == flavour(release)]
+        series = [r for r in near if r.split(".")[:2] == release.split(".")[:2]]
+        near = series or near
         raise NotFoundError(
             f"no source on this machine offers the kernel {release}"
             + (f" at version {version}" if version else ""),
@@ -347,35 +339,6 @@ class DebianProvider:
             yield KernelInfo(release, version, "", frozenset(states), False)
 
 
-def group_packages(packages: Iterable[Package]) -> tuple[KernelPackages, ...]:
-    """Puts packages together into kernels, by release and version, oldest first."""
-    by_name: dict[tuple[str, str], Package] = {}
-    suites: dict[tuple[str, str], list[str]] = {}
-    for package in packages:
-        key = (package.name, package.version)
-        by_name.setdefault(key, package)
-        suites.setdefault(key, []).append(package.suite)
-    source = {v: p for (n, v), p in by_name.items() if n.startswith("linux-source-")}
-    found = []
-    for name, version in by_name:
-        match = _RELEASE_PACKAGE.fullmatch(name)
-        if match is None:
-            continue
-        release = match[1]
-        parts = (by_name.get((f"linux-{part}-{release}", version)) for part in _IMAGE_PARTS)
-        found.append(
-            KernelPackages(
-                release,
-                version,
-                tuple(p for p in parts if p is not None),
-                by_name.get((f"linux-headers-{release}", version)),
-                source.get(version),
-                tuple(dict.fromkeys(suites[name, version])),
-            )
-        )
-    return tuple(sorted(found, key=lambda k: _order(k.release, k.version)))
-
-
 def arrange_image(directory: Path, release: str) -> None:
     """Brings an unpacked image into one shape: vmlinuz, config, lib/modules/RELEASE.
 
@@ -410,7 +373,7 @@ class _Serial:
             self._inner.emit(event)
 
 
-def _side_by_side(jobs: Iterable[Callable[[Callable[[], bool]], object]]) -> None:
+def side_by_side(jobs: Iterable[Callable[[Callable[[], bool]], object]]) -> None:
     """Runs jobs in threads; the first failure (or Ctrl-C) stops the others and is raised."""
     stop = threading.Event()
     with concurrent.futures.ThreadPoolExecutor() as pool:
@@ -444,11 +407,3 @@ def _version_in(directory: Path) -> str:
 
 def _tarball(directory: Path) -> Path | None:
     return next(iter(sorted(directory.glob("*.tar.*"))), None) if directory.is_dir() else None
-
-
-def _flavour(release: str) -> str:
-    return re.sub(r"^[\d.]+([-+][^-]*)?-", "", release)
-
-
-def _order(release: str, version: str) -> tuple[DebVersion, str]:
-    return DebVersion(version or release.replace("-", "~", 0)), release
