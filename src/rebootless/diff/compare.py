@@ -175,7 +175,7 @@ def _entries_by_function(
             rest = tuple(
                 (
                     int(refs.offset[k]) - start,
-                    *_table_target(unit, refs.atom, target, refs.addend, k),
+                    *_table_target(unit, refs, target, k),
                 )
                 for k in range(firsts[n] + 1, stop)
                 if not table.ignores_targets

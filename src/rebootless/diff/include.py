@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..elf.constants import Binding, Reloc, SectionFlag, SectionType
+from ..elf.insn import is_branch
 from ..elf.model import Section
 from .correlate import Correlation
 from .delta import (
@@ -26,7 +27,7 @@ from .delta import (
     TableEntries,
 )
 from .names import cold_parent, is_init_text, is_special_static
-from .normalize import NO_ATOM, POOLED, Atom, Kind, Unit, table_entries
+from .normalize import NO_ATOM, POOLED, Atom, Kind, Refs, Unit, table_entries
 from .tables import TABLES
 
 _PLAIN_FLAGS = int(SectionFlag.WRITE | SectionFlag.ALLOC | SectionFlag.EXECINSTR)
@@ -127,13 +128,7 @@ class _Includer:
             PieceReloc(
                 int(refs.offset[k]) - atom.start,
                 int(refs.type[k]),
-                self._target(
-                    atom,
-                    int(refs.atom[k]),
-                    int(refs.symbol[k]),
-                    int(refs.type[k]),
-                    int(refs.addend[k]),
-                ),
+                self._target(atom, refs, k),
                 int(refs.addend[k]),
             )
             for k in range(len(refs.offset))
@@ -167,14 +162,14 @@ class _Includer:
             for s in atom.symbols
         )
 
-    def _target(
-        self, user: Atom, index: int, symbol: int, kind: int, addend: int
-    ) -> PieceRef | KernelRef:
+    def _target(self, user: Atom, refs: Refs, k: int) -> PieceRef | KernelRef:
+        """Where the k-th of `refs`, which `user` holds, is to point."""
+        index = int(refs.atom[k])
         if index == NO_ATOM:
-            return self._external(symbol)
+            return self._external(int(refs.symbol[k]))
         atom = self.patched.atoms[index]
         if atom.kind is Kind.FUNCTION:
-            return self._function_target(user, atom, kind, addend)
+            return self._function_target(user, atom, refs, k)
         if atom.kind in (Kind.DATA, Kind.RODATA):
             return self._data_target(user, atom)
         if atom.kind is Kind.TABLE:
@@ -193,18 +188,17 @@ class _Includer:
             is_weak=table.binding[symbol] == Binding.WEAK,
         )
 
-    def _function_target(
-        self, user: Atom, atom: Atom, kind: int, addend: int
-    ) -> PieceRef | KernelRef:
+    def _function_target(self, user: Atom, atom: Atom, refs: Refs, k: int) -> PieceRef | KernelRef:
         original = int(self.correlation.to_orig[atom.index])
         if original == NO_ATOM or _is_cold_part_of(atom, user):
             return PieceRef(self.add(atom.index))
         if atom.index not in self.piece_of:
             return self._in_kernel(original)
         section = self.patched.section(user)
-        direct = section.is_exec and kind == Reloc.PLT32
-        at_start = addend == (-4 if section.is_exec and kind == Reloc.PC32 else 0)
-        pointer = not direct and at_start and user.kind is not Kind.TABLE
+        relative = section.is_exec and int(refs.type[k]) in (Reloc.PC32, Reloc.PLT32)
+        at_start = int(refs.addend[k]) == (-4 if relative else 0)
+        direct = relative and is_branch(section.data, int(refs.offset[k]))
+        pointer = at_start and not direct and user.kind is not Kind.TABLE
         return self._in_kernel(original) if pointer else PieceRef(self.piece_of[atom.index])
 
     def _data_target(self, user: Atom, atom: Atom) -> PieceRef | KernelRef:
@@ -279,13 +273,7 @@ class _Includer:
             start = int(refs.offset[firsts[n]])
             stop = firsts[n + 1] if n + 1 < len(firsts) else len(refs.offset)
             for k in range(firsts[n], stop):
-                target = self._target(
-                    user,
-                    int(refs.atom[k]),
-                    int(refs.symbol[k]),
-                    int(refs.type[k]),
-                    int(refs.addend[k]),
-                )
+                target = self._target(user, refs, k)
                 at = len(data) + int(refs.offset[k]) - start
                 relocs.append(PieceReloc(at, int(refs.type[k]), target, int(refs.addend[k])))
             data += bytes(section.data[start : start + size]).ljust(size, b"\0")

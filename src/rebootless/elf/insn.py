@@ -28,3 +28,16 @@ def instruction_ends(code: bytes, offsets: Sequence[int]) -> list[int]:
             ends[wanted[position]] = end
             position += 1
     return ends
+
+
+def is_branch(code: bytes | memoryview, field: int) -> bool:
+    """Whether the 32-bit PC-relative field at `field` is the target of a call, jmp or jcc.
+
+    The opcode stands right before it; the ModRM byte of any other RIP-relative operand is none of
+    these values (mod 00, r/m 101).
+    """
+    if field < 1:
+        return False
+    if code[field - 1] in (0xE8, 0xE9):
+        return True
+    return field >= 2 and code[field - 2] == 0x0F and code[field - 1] & 0xF0 == 0x80

@@ -83,10 +83,14 @@ class OutRelaSection:
 
 @dataclass
 class OutObject:
-    """A relocatable object under construction."""
+    """A relocatable object under construction.
+
+    `by_index` finds the sections of an `editable` object by their original numbers.
+    """
 
     sections: list[OutSection] = field(default_factory=list)
     symbols: list[OutSymbol] = field(default_factory=list)
+    by_index: dict[int, OutSection] = field(default_factory=dict)
 
 
 def editable(elf: ElfFile) -> OutObject:
@@ -124,7 +128,7 @@ def editable(elf: ElfFile) -> OutObject:
                 relocs.offset, relocs.type, relocs.symbol, relocs.addend, strict=True
             )
         ]
-    return OutObject(list(made.values()), symbols[1:])
+    return OutObject(list(made.values()), symbols[1:], made)
 
 
 class _Strings:

@@ -1,0 +1,134 @@
+"""Unit objects and the C glue -> one .ko, by the kernel's own kbuild.
+
+The directory holds `livepatch.c` (the glue), two generated headers that list objects and functions,
+and the units' ready-made objects. kbuild compiles the glue, links with the kernel's module.lds, and
+modpost adds vermagic and the CRCs of every exported symbol used.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+from ..base.errors import CommandError, CompileError
+from ..base.fs import atomic_write, read_bytes
+from ..base.proc import run
+from .relocs import finish
+from .resolve import VMLINUX
+
+
+@dataclass(frozen=True)
+class PatchedFunction:
+    """An entry of the patch: the original's name and position, and the new code's symbol."""
+
+    symbol: str
+    old_name: str
+    position: int
+
+
+@dataclass(frozen=True)
+class PatchedObject:
+    """The functions of one object; `name` is "vmlinux" or a module's name."""
+
+    name: str
+    functions: tuple[PatchedFunction, ...]
+
+
+@dataclass(frozen=True)
+class Kbuild:
+    """What kbuild needs: a prepared tree, the compiler by name, and the kernel's release."""
+
+    tree: Path
+    compiler: str
+    release: str
+
+
+def link(
+    name: str,
+    *,
+    objects: Sequence[PatchedObject],
+    units: Sequence[bytes],
+    kbuild: Kbuild,
+    folder: Path,
+    replace: bool,
+    namespaces: Iterable[str] = (),
+) -> bytes:
+    """Builds the patch module `name` in the empty directory `folder` and returns its bytes.
+
+    Raises CompileError with kbuild's output.
+    """
+    _write_sources(name, objects, units, folder, replace, sorted(namespaces))
+    argv = [
+        "make",
+        "-C",
+        str(kbuild.tree),
+        f"M={folder}",
+        f"CC={kbuild.compiler}",
+        f"KERNELRELEASE={kbuild.release}",
+        "KCFLAGS=-g0",
+        "-s",
+        "modules",
+    ]
+    try:
+        run(argv, timeout=300)
+    except CommandError as exc:
+        raise CompileError(
+            f"kbuild could not link the patch module:\n{exc.message}",
+            hint="the work folder holds the sources it was given",
+        ) from exc
+    linked = folder / f"{name}.ko"
+    return finish(read_bytes(linked), name=str(linked))
+
+
+def _write_sources(
+    name: str,
+    objects: Sequence[PatchedObject],
+    units: Sequence[bytes],
+    folder: Path,
+    replace: bool,
+    namespaces: Sequence[str],
+) -> None:
+    glue = resources.files("rebootless") / "kmod" / "livepatch.c"
+    with resources.as_file(glue) as path:
+        shutil.copyfile(path, folder / "livepatch.c")
+    atomic_write(folder / "rebootless_functions.h", _functions_header(objects, replace, namespaces))
+    atomic_write(folder / "rebootless_objects.h", _objects_header(objects))
+    parts = ["livepatch.o"]
+    for number, data in enumerate(units):
+        part = f"unit{number}.o"
+        atomic_write(folder / part, data)
+        atomic_write(folder / f".{part}.cmd", "")  # modpost wants one per object
+        parts.append(part)
+    # The objects are given: without rules of their own, kbuild takes the files as they are.
+    atomic_write(folder / "Kbuild", f"obj-m := {name}.o\n{name}-y := {' '.join(parts)}\n")
+
+
+def _functions_header(
+    objects: Sequence[PatchedObject], replace: bool, namespaces: Sequence[str]
+) -> str:
+    lines = [
+        "/* Written anew for each patch; see livepatch.c. */",
+        "#undef REBOOTLESS_REPLACE",
+        f"#define REBOOTLESS_REPLACE {'true' if replace else 'false'}",
+    ]
+    for number, target in enumerate(objects):
+        lines.append(f"OBJECT_BEGIN(functions_{number})")
+        for f in target.functions:
+            lines.append(f'FUNCTION({f.symbol}, "{f.old_name}", {f.position})')
+        lines.append("OBJECT_END")
+    if namespaces:
+        lines += ["#ifndef REBOOTLESS_NAMESPACES", "#define REBOOTLESS_NAMESPACES"]
+        lines += [f"MODULE_IMPORT_NS({n});" for n in namespaces]
+        lines.append("#endif")
+    return "\n".join(lines) + "\n"
+
+
+def _objects_header(objects: Sequence[PatchedObject]) -> str:
+    lines = ["/* Written anew for each patch; see livepatch.c. */"]
+    for number, target in enumerate(objects):
+        name = "NULL" if target.name == VMLINUX else f'"{target.name}"'
+        lines.append(f"OBJECT({name}, functions_{number})")
+    return "\n".join(lines) + "\n"

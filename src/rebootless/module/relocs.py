@@ -1,0 +1,130 @@
+"""A linked patch module -> the module the kernel loads: livepatch symbols and relocations.
+
+Each record of KLP_SECTION (see emit.py) becomes a relocation of `.klp.rela.OBJECT.SECTION`
+(SHF_RELA_LIVEPATCH) against a symbol `.klp.sym.OBJECT.NAME,POSITION` (SHN_LIVEPATCH), as
+Documentation/livepatch/module-elf-format.rst has it. The kernel applies those of vmlinux when the
+patch loads, and those of a module when that module is there. What only served the link is removed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..base.errors import RefusedError
+from ..elf.constants import SHN_LIVEPATCH, Binding, SectionFlag, SymbolType
+from ..elf.model import ElfFile
+from ..elf.reader import parse
+from ..elf.writer import (
+    OutObject,
+    OutRelaSection,
+    OutReloc,
+    OutSection,
+    OutSymbol,
+    editable,
+    serialize,
+)
+from .emit import ENTRY_PREFIX, KLP_RECORD, KLP_SECTION, KLP_STRINGS
+
+# KSYM_NAME_LEN - 1: 127 until 6.0; 511 since 6.1 ("kallsyms: increase maximum kernel symbol length
+# to 512").
+MAX_SYMBOL_OLD = 127
+MAX_SYMBOL = 511
+_DROPPED = (".debug", ".comment", ".rela.debug", ".note.GNU-stack", ".rebootless.")
+
+
+@dataclass(frozen=True)
+class LivepatchReloc:
+    """One livepatch relocation, as read from or written to a module."""
+
+    owner: str  # the object in the section's name
+    symbol: str  # OBJECT.NAME,POSITION
+    section: int
+    offset: int
+    type: int
+    addend: int
+
+
+def finish(blob: bytes, *, name: str, max_symbol: int = MAX_SYMBOL) -> bytes:
+    """Turns a linked module into a loadable one. Deterministic.
+
+    Raises RefusedError when a symbol's name is too long for the kernel.
+    """
+    elf = parse(blob, name=name)
+    records = read_records(elf)
+    obj = editable(elf)
+    _resolve_entries(obj)
+    symbols: dict[str, OutSymbol] = {}
+    relas: dict[tuple[str, int], OutRelaSection] = {}
+    for record in records:
+        full = f".klp.sym.{record.symbol}"
+        if len(full) > max_symbol:
+            raise RefusedError(
+                f"the livepatch symbol '{full}' is longer than the kernel's {max_symbol} characters"
+            )
+        if full not in symbols:
+            symbols[full] = OutSymbol(
+                full,
+                binding=int(Binding.GLOBAL),
+                type=int(SymbolType.NOTYPE),
+                section=SHN_LIVEPATCH,
+            )
+        key = (record.owner, record.section)
+        if key not in relas:
+            target = obj.by_index[record.section]
+            relas[key] = OutRelaSection(
+                f".klp.rela.{record.owner}.{target.name}",
+                int(SectionFlag.RELA_LIVEPATCH | SectionFlag.ALLOC),
+            )
+            target.extra_relas.append(relas[key])
+        relas[key].relocs.append(OutReloc(record.offset, record.type, symbols[full], record.addend))
+    obj.symbols += symbols.values()
+    _drop(obj)
+    return serialize(obj)
+
+
+def read_records(elf: ElfFile) -> tuple[LivepatchReloc, ...]:
+    """The records that the emitted objects carry, after the link."""
+    section = elf.section_by_name.get(KLP_SECTION)
+    if section is None:
+        return ()
+    strings = bytes(elf.section_by_name[KLP_STRINGS].data)
+    relocs = elf.relocations(section)
+    places = {
+        int(o): (int(elf.symbols.shndx[s]), int(elf.symbols.value[s]) + int(a))
+        for o, s, a in zip(relocs.offset, relocs.symbol, relocs.addend, strict=True)
+    }
+    found = []
+    for at in range(0, section.size, KLP_RECORD.size):
+        _, _, kind, _, addend = KLP_RECORD.unpack_from(section.data, at)
+        target, offset = places[at]
+        start = places[at + 8][1]
+        owner, _, symbol = strings[start : strings.index(b"\0", start)].decode().partition("|")
+        found.append(LivepatchReloc(owner, symbol, target, offset, kind, addend))
+    return tuple(found)
+
+
+def _resolve_entries(obj: OutObject) -> None:
+    """Replaces the entry symbols that the glue refers to by the functions' own symbols."""
+    functions = {
+        (id(s.section), s.value): s
+        for s in reversed(obj.symbols)
+        if s.type == SymbolType.FUNC and not s.name.startswith(ENTRY_PREFIX)
+    }
+    replaced = {
+        id(s): functions[(id(s.section), s.value)]
+        for s in obj.symbols
+        if s.name.startswith(ENTRY_PREFIX) and isinstance(s.section, OutSection)
+    }
+    for section in obj.sections:
+        section.relocs = [
+            r._replace(symbol=replaced[id(r.symbol)]) if id(r.symbol) in replaced else r
+            for r in section.relocs
+        ]
+    obj.symbols = [s for s in obj.symbols if id(s) not in replaced]
+
+
+def _drop(obj: OutObject) -> None:
+    """Removes the sections that served the build only, and their section symbols."""
+    gone = {id(s) for s in obj.sections if s.name.startswith(_DROPPED)}
+    obj.sections = [s for s in obj.sections if id(s) not in gone]
+    obj.symbols = [s for s in obj.symbols if id(s.section) not in gone]

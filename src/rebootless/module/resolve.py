@@ -1,0 +1,129 @@
+"""How each reference into the running kernel is reached from a patch module.
+
+- what another unit of this patch adds          -> a plain symbol, resolved at link
+- what vmlinux exports                          -> a plain symbol, resolved when the module loads
+- everything else in vmlinux or in a module     -> a livepatch symbol `.klp.sym.OBJ.NAME,POS`
+
+The position tells namesakes apart (kernel: Documentation/livepatch/module-elf-format.rst). It is
+never guessed: it follows from the address that run-pre matching proved, or the name is unique.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Protocol
+
+from ..diff.delta import Finding, KernelRef
+
+VMLINUX = "vmlinux"
+
+
+@dataclass(frozen=True)
+class Plain:
+    """An ordinary undefined symbol."""
+
+    name: str
+    namespace: str = ""
+    is_weak: bool = False
+
+
+@dataclass(frozen=True)
+class Livepatch:
+    """A livepatch symbol: `name` at `position` in `object`; `offset` bytes are added."""
+
+    object: str
+    name: str
+    position: int
+    offset: int = 0
+
+
+Resolved = Plain | Livepatch
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What run-pre matching proved of a symbol of the original object."""
+
+    name: str
+    position: int
+    offset: int = 0
+
+
+class ExportLike(Protocol):
+    """What is needed of an export: see kernel.symvers.Export."""
+
+    @property
+    def owner(self) -> str: ...
+    @property
+    def namespace(self) -> str: ...
+
+
+class Positions(Protocol):
+    """Looks up a name that only the patched code refers to."""
+
+    def positions_of(self, object_name: str, name: str) -> tuple[int, ...]:
+        """The livepatch positions of a global `name` in an object; () if it has none."""
+        ...
+
+
+@dataclass(frozen=True)
+class Resolver:
+    """Resolves the references of one unit, which belongs to `object` (vmlinux or a module)."""
+
+    object: str
+    exports: Mapping[str, ExportLike]
+    siblings: frozenset[str]
+    proofs: Mapping[int, Proof]
+    positions: Positions
+
+    def resolve(self, ref: KernelRef) -> Resolved | Finding:
+        """The way to reach `ref`, or the refusal that says why there is none."""
+        if not ref.defined and ref.name in self.siblings:
+            return Plain(ref.name)
+        if ref.is_global and (export := self.exports.get(ref.name)) is not None:
+            return self._exported(ref, export)
+        proof = self.proofs.get(ref.orig_symbol) if ref.orig_symbol is not None else None
+        if proof is not None:
+            return Livepatch(self.object, proof.name, proof.position, proof.offset)
+        if ref.defined:
+            return Finding(
+                "unproven-symbol",
+                ref.name,
+                f"'{ref.name}' could not be located in the shipped {self.object}",
+            )
+        return self._by_name(ref)
+
+    def _exported(self, ref: KernelRef, export: ExportLike) -> Resolved | Finding:
+        owner = PurePosixPath(export.owner).name.replace("-", "_")
+        if owner == VMLINUX:
+            return Plain(ref.name, export.namespace)
+        if self.object == VMLINUX:
+            return Finding(
+                "module-symbol",
+                ref.name,
+                f"'{ref.name}' is exported by the module {owner}, which the kernel proper cannot "
+                "refer to",
+            )
+        return Livepatch(owner, ref.name, 0)
+
+    def _by_name(self, ref: KernelRef) -> Resolved | Finding:
+        for owner in dict.fromkeys((self.object, VMLINUX)):
+            positions = self.positions.positions_of(owner, ref.name)
+            if len(positions) == 1:
+                return Livepatch(owner, ref.name, positions[0])
+            if positions:
+                return Finding(
+                    "ambiguous-symbol",
+                    ref.name,
+                    f"{owner} has {len(positions)} symbols '{ref.name}', and the patched code is "
+                    "the first to refer to it: which one is meant cannot be proven",
+                )
+        if ref.is_weak:
+            return Plain(ref.name, is_weak=True)
+        return Finding(
+            "unknown-symbol",
+            ref.name,
+            f"neither {self.object} nor the patch defines '{ref.name}'",
+        )
