@@ -1,0 +1,402 @@
+"""One view of the shipped code, for the linked vmlinux and for a relocatable module.
+
+Everything has a *place*, one number. In vmlinux it is the link-time address. A module is not
+linked yet, so its sections are laid out one after another in an address range of our own, and
+every undefined symbol gets a slot of its own far away; then "field + place" means the same in both.
+"""
+
+from __future__ import annotations
+
+import bisect
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from ..base.errors import NotFoundError, RefusedError
+from ..elf.constants import SHN_UNDEF, Binding, Reloc, SymbolType
+from ..elf.model import ElfFile, Section
+from ..kernel.image import KernelImage
+from ..kernel.modules import ModuleImage
+from ..kernel.symbols import SymbolIndex
+
+U64 = npt.NDArray[np.uint64]
+U32 = npt.NDArray[np.uint32]
+I64 = npt.NDArray[np.int64]
+Bool = npt.NDArray[np.bool_]
+
+_COUNTER = re.compile(r"\.\d+(?=\.|$)")
+MODULE_BASE = 1 << 40
+EXTERNAL_BASE = 1 << 48
+EXTERNAL_SLOT = 1 << 32
+WIDE = (Reloc.R64, Reloc.PC64)
+
+
+class Named(NamedTuple):
+    """A place by name: `offset` bytes into symbol `name` at livepatch position `sympos`.
+
+    `sympos` is None when no position names it (see ModuleImage.sympos) and for external symbols.
+    """
+
+    name: str
+    sympos: int | None
+    offset: int
+    external: bool
+
+
+class Shipped(Protocol):
+    """What the matcher asks of a shipped kernel or module."""
+
+    @property
+    def name(self) -> str:
+        """ "vmlinux", or the module's name."""
+        ...
+
+    def candidates(self, name: str) -> tuple[int, ...]:
+        """The places of every symbol called exactly `name`."""
+        ...
+
+    def folded_candidates(self, name: str) -> tuple[int, ...]:
+        """The places of every symbol whose name is `name` up to compiler counters."""
+        ...
+
+    def is_weak(self, name: str) -> bool:
+        """Whether a symbol of that name is shipped and weak."""
+        ...
+
+    def names_at(self, place: int) -> tuple[str, ...]:
+        """The names of the symbols at exactly `place`."""
+        ...
+
+    def name_at(self, place: int, prefer: str = "") -> Named | None:
+        """The best name for `place`: `prefer` if it is one, else one equal up to counters."""
+        ...
+
+    def content(self, place: int, size: int) -> memoryview | None:
+        """The bytes there, or None outside of what the file holds."""
+        ...
+
+    def available(self, place: int, limit: int) -> memoryview:
+        """Up to `limit` bytes from there to the end of the section (empty outside)."""
+        ...
+
+    def targets(self, place: int, offsets: I64, types: U32) -> tuple[U64, Bool]:
+        """What each relocated field refers to (S + A), and whether that could be told.
+
+        A negative offset stands for no field.
+        """
+        ...
+
+    def jump_labels(self, place: int, size: int) -> tuple[int, ...]:
+        """The offsets of the jump-label sites among the `size` bytes at `place`."""
+        ...
+
+    def stray_relocation(self, place: int, size: int, offsets: I64) -> int | None:
+        """The first offset that is relocated in the shipped file, and is not among `offsets`."""
+        ...
+
+    def section_name(self, place: int) -> str:
+        """The name of the section that holds `place`, or ""."""
+        ...
+
+
+@lru_cache(maxsize=1 << 18)
+def folded(name: str) -> str:
+    """A name without the compiler's counters: `x.123` -> `x`, `f.isra.0` -> `f.isra`."""
+    return _COUNTER.sub("", name) if "." in name else name
+
+
+def field_targets(place: int, code: memoryview, offsets: I64, types: U32) -> U64:
+    """Reads relocated fields of linked code as S + A (modulo 2**64)."""
+    raw = np.frombuffer(code, np.uint8)
+    words = raw[offsets[:, None] + np.arange(4)].reshape(-1).view(np.int32)
+    values: U64 = words.astype(np.int64).astype(np.uint64)
+    unsigned = types == Reloc.R32
+    values[unsigned] &= np.uint64(0xFFFFFFFF)
+    wide = np.isin(types, WIDE)
+    if wide.any():
+        values[wide] = raw[offsets[wide][:, None] + np.arange(8)].reshape(-1).view(np.uint64)
+    relative = np.isin(types, (Reloc.PC32, Reloc.PLT32, Reloc.PC64))
+    values[relative] += np.uint64(place) + offsets[relative].astype(np.uint64)
+    return values
+
+
+@dataclass(frozen=True)
+class ShippedVmlinux:
+    """The kernel image and its kallsyms."""
+
+    image: KernelImage
+    symbols: SymbolIndex
+    name: str = "vmlinux"
+
+    def candidates(self, name: str) -> tuple[int, ...]:
+        return self.symbols.addresses(name)
+
+    @cached_property
+    def _folded(self) -> dict[str, list[int]]:
+        found: dict[str, list[int]] = {}
+        for position, name in enumerate(self.symbols.table.names):
+            if "." in name:
+                found.setdefault(folded(name), []).append(position)
+        return found
+
+    def folded_candidates(self, name: str) -> tuple[int, ...]:
+        wanted = folded(name)
+        more = (int(self.symbols.table.addresses[p]) for p in self._folded.get(wanted, ()))
+        return tuple(sorted({*self.symbols.addresses(wanted), *more}))
+
+    def is_weak(self, name: str) -> bool:
+        types = self.symbols.table.types
+        return any(chr(types[p]) in "WwVv" for p in self.symbols.positions(name))
+
+    def names_at(self, place: int) -> tuple[str, ...]:
+        return self.symbols.at(place)
+
+    def name_at(self, place: int, prefer: str = "") -> Named | None:
+        names, start = self.names_at(place), place
+        if not names:
+            cover = self.symbols.covering(place)
+            if cover is None:
+                return None
+            _, start, _ = cover
+            names = self.names_at(start)
+        name = best_name(names, prefer)
+        return Named(name, self.symbols.sympos(name, start), place - start, False)
+
+    def content(self, place: int, size: int) -> memoryview | None:
+        data = self.available(place, size)
+        return data if len(data) == size else None
+
+    def available(self, place: int, limit: int) -> memoryview:
+        section = self.image.section_at(place)
+        if section is None:
+            return memoryview(b"")
+        return section.data[place - section.addr : place - section.addr + limit]
+
+    def targets(self, place: int, offsets: I64, types: U32) -> tuple[U64, Bool]:
+        ends = offsets + np.where(np.isin(types, WIDE), 8, 4)
+        code = self.available(place, int(ends.max()) if len(offsets) else 0)
+        known = (offsets >= 0) & (ends <= len(code))
+        values = np.zeros(len(offsets), np.uint64)
+        values[known] = field_targets(place, code, offsets[known], types[known])
+        return values, known
+
+    def stray_relocation(self, place: int, size: int, offsets: I64) -> int | None:
+        return None  # linked: no relocations are left
+
+    @cached_property
+    def _jump_sites(self) -> list[int]:
+        """Every jump-label site: where `code` of each struct jump_entry points to."""
+        start = self.symbols.addresses("__start___jump_table")
+        end = self.symbols.addresses("__stop___jump_table")
+        if not start or not end:
+            return []
+        table = self.available(start[0], end[0] - start[0])
+        code = np.frombuffer(table[: len(table) // 16 * 16], "<i4")[::4].astype(np.int64)
+        sites = code.astype(np.uint64) + np.uint64(start[0])
+        sites += np.arange(len(code), dtype=np.uint64) * 16
+        return sorted(sites.tolist())
+
+    def jump_labels(self, place: int, size: int) -> tuple[int, ...]:
+        first = bisect.bisect_left(self._jump_sites, place)
+        last = bisect.bisect_left(self._jump_sites, place + size)
+        return tuple(s - place for s in self._jump_sites[first:last])
+
+    def section_name(self, place: int) -> str:
+        section = self.image.section_at(place)
+        return section.name if section else ""
+
+
+@dataclass(frozen=True)
+class ShippedModule:
+    """A module's .ko file, whose sections and undefined symbols get places of our own."""
+
+    module: ModuleImage
+
+    @property
+    def name(self) -> str:
+        return self.module.name
+
+    @property
+    def elf(self) -> ElfFile:
+        """The module's file."""
+        return self.module.elf
+
+    @cached_property
+    def _bases(self) -> dict[int, int]:
+        """Section index -> its first place; a gap keeps the end of one from the next."""
+        bases: dict[int, int] = {}
+        at = MODULE_BASE
+        for section in self.elf.sections:
+            if section.is_alloc:
+                align = max(section.align, 1)
+                at = (at + align - 1) // align * align
+                bases[section.index] = at
+                at += section.size + 4096
+        return bases
+
+    @cached_property
+    def _layout(self) -> tuple[list[int], list[Section]]:
+        return list(self._bases.values()), [self.elf.sections[i] for i in self._bases]
+
+    @cached_property
+    def places(self) -> U64:
+        """The place of every symbol of the module's symbol table."""
+        table = self.elf.symbols
+        places = table.value.copy()
+        for section, base in self._bases.items():
+            places[table.shndx == section] += np.uint64(base)
+        undefined = np.nonzero(table.shndx == SHN_UNDEF)[0]
+        places[undefined] = EXTERNAL_BASE + undefined.astype(np.uint64) * EXTERNAL_SLOT
+        return places
+
+    @cached_property
+    def _by_place(self) -> dict[int, list[int]]:
+        """Named symbols (not of sections or files) by place, in symbol table order."""
+        table = self.elf.symbols
+        known = (table.type != SymbolType.SECTION) & (table.type != SymbolType.FILE)
+        placed = (table.shndx == SHN_UNDEF) | np.isin(table.shndx, list(self._bases))
+        found: dict[int, list[int]] = {}
+        for index in np.nonzero(known & placed)[0].tolist():
+            if table.names[index]:
+                found.setdefault(int(self.places[index]), []).append(index)
+        return found
+
+    @cached_property
+    def _sorted_places(self) -> list[int]:
+        return sorted(self._by_place)
+
+    @cached_property
+    def _by_name(self) -> tuple[dict[str, list[int]], dict[str, list[int]]]:
+        """Places by name, and by folded name."""
+        exact: dict[str, list[int]] = {}
+        loose: dict[str, list[int]] = {}
+        for place in self._sorted_places:
+            for index in self._by_place[place]:
+                name = self.elf.symbols.names[index]
+                exact.setdefault(name, []).append(place)
+                loose.setdefault(folded(name), []).append(place)
+        return exact, loose
+
+    def candidates(self, name: str) -> tuple[int, ...]:
+        return tuple(self._by_name[0].get(name, ()))
+
+    def folded_candidates(self, name: str) -> tuple[int, ...]:
+        return tuple(self._by_name[1].get(folded(name), ()))
+
+    def is_weak(self, name: str) -> bool:
+        binding = self.elf.symbols.binding
+        return any(binding[i] == Binding.WEAK for i in self.module.namesakes(name))
+
+    def names_at(self, place: int) -> tuple[str, ...]:
+        names = self.elf.symbols.names
+        return tuple(names[i] for i in self._by_place.get(place, ()))
+
+    def name_at(self, place: int, prefer: str = "") -> Named | None:
+        position = bisect.bisect_right(self._sorted_places, place) - 1
+        if position < 0:
+            return None
+        start = self._sorted_places[position]
+        if start < EXTERNAL_BASE and self._section_at(start) is not self._section_at(place):
+            return None
+        indices = self._by_place[start]
+        name = best_name(tuple(self.elf.symbols.names[i] for i in indices), prefer)
+        index = next(i for i in indices if self.elf.symbols.names[i] == name)
+        external = start >= EXTERNAL_BASE
+        sympos: int | None = None
+        if not external:
+            try:
+                sympos = self.module.sympos(name, index)
+            except (RefusedError, NotFoundError):
+                sympos = None
+        return Named(name, sympos, place - start, external)
+
+    def _section_at(self, place: int) -> Section | None:
+        starts, sections = self._layout
+        position = bisect.bisect_right(starts, place) - 1
+        if position < 0 or place > starts[position] + sections[position].size:
+            return None
+        return sections[position]
+
+    def content(self, place: int, size: int) -> memoryview | None:
+        data = self.available(place, size)
+        return data if len(data) == size else None
+
+    def available(self, place: int, limit: int) -> memoryview:
+        section = self._section_at(place)
+        if section is None:
+            return memoryview(b"")
+        start = place - self._bases[section.index]
+        return section.data[start : start + limit]
+
+    def targets(self, place: int, offsets: I64, types: U32) -> tuple[U64, Bool]:
+        section = self._section_at(place)
+        if section is None or not len(offsets):
+            return np.zeros(len(offsets), np.uint64), np.zeros(len(offsets), np.bool_)
+        start = place - self._bases[section.index]
+        relocations = self.elf.relocations(section)
+        wanted = offsets.astype(np.uint64) + np.uint64(start)
+        at = np.searchsorted(relocations.offset, wanted)
+        at_safe = np.minimum(at, max(len(relocations) - 1, 0))
+        has = np.zeros(len(offsets), np.bool_)
+        same = has
+        values = np.zeros(len(offsets), np.uint64)
+        if len(relocations):
+            has = (at < len(relocations)) & (relocations.offset[at_safe] == wanted)
+            addends = relocations.addend[at_safe].astype(np.uint64)
+            values = self.places[relocations.symbol[at_safe]] + addends
+            same = _kind(relocations.type[at_safe]) == _kind(types)
+        # The assembler resolves a call within one section itself and leaves no relocation.
+        code = self.available(place, int(offsets.max()) + 4)
+        inside = ~has & np.isin(types, (Reloc.PC32, Reloc.PLT32))
+        inside &= (offsets >= 0) & (offsets + 4 <= len(code))
+        if inside.any():
+            values[inside] = field_targets(place, code, offsets[inside], types[inside])
+        return values, (has & same) | inside
+
+    def stray_relocation(self, place: int, size: int, offsets: I64) -> int | None:
+        section = self._section_at(place)
+        if section is None:
+            return None
+        start = place - self._bases[section.index]
+        relocations = self.elf.relocations(section)
+        there = relocations.offset[relocations.within(start, start + size)].astype(np.int64) - start
+        strays = there[~np.isin(there, offsets)]
+        return int(strays[0]) if len(strays) else None
+
+    @cached_property
+    def _jump_sites(self) -> list[int]:
+        """Every jump-label site: the relocation of `code` of each struct jump_entry."""
+        sites: list[int] = []
+        for section in self.elf.sections_named("__jump_table"):
+            found = self.elf.relocations(section)
+            code = found.offset % np.uint64(16) == 0
+            addends = found.addend[code].astype(np.uint64)
+            sites += (self.places[found.symbol[code]] + addends).tolist()
+        return sorted(sites)
+
+    def jump_labels(self, place: int, size: int) -> tuple[int, ...]:
+        first = bisect.bisect_left(self._jump_sites, place)
+        last = bisect.bisect_left(self._jump_sites, place + size)
+        return tuple(s - place for s in self._jump_sites[first:last])
+
+    def section_name(self, place: int) -> str:
+        section = self._section_at(place)
+        return section.name if section else ""
+
+
+def _kind(types: U32) -> U32:
+    """Relocation types with PLT32 counted as PC32: they compute the same in the kernel."""
+    return np.where(types == Reloc.PLT32, np.uint32(Reloc.PC32), types)
+
+
+def best_name(names: Sequence[str], prefer: str) -> str:
+    """Of the aliases at one place: the preferred name, else its namesake, else the first."""
+    if prefer in names:
+        return prefer
+    wanted = folded(prefer)
+    return next((n for n in names if folded(n) == wanted), names[0])

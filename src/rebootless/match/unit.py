@@ -1,0 +1,439 @@
+"""Run-pre matching of one unit: which shipped symbol is each symbol of our object?
+
+Every function of the object is compared with the shipped code wherever a symbol of its name is.
+Where the bytes agree, the shipped relocation fields tell the addresses of everything that the
+function refers to. Those must agree between all functions, which
+
+* tells static functions and data of the same name apart,
+* finds static locals although their numbers differ (`x.123` here, `x.456` there),
+* and carries on into data: a table found so is compared too, and its pointers tell more.
+
+What remains with several possible places is decided by order: the linker keeps the code of a unit
+together, so a place between two proven functions of the unit belongs to the unit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import cached_property
+
+from ..base.errors import MismatchError
+from ..elf.constants import RESERVED_BASE, SHN_UNDEF, Binding, SymbolType
+from ..elf.model import ElfFile
+from .blocks import SYMBOL, Block, BlockBuilder
+from .compare import Difference, Fit, compare
+from .shipped import Shipped, folded
+
+
+class Status(StrEnum):
+    """What came out for a block."""
+
+    MATCHED = "matched"
+    MISMATCHED = "mismatched"
+    ABSENT = "absent"
+    AMBIGUOUS = "ambiguous"
+
+
+@dataclass(frozen=True)
+class FunctionMatch:
+    """One function symbol of the object. Offsets and sizes are in bytes.
+
+    `expected` and `found` are up to 16 bytes from `first_difference` on, ours and the shipped;
+    `explained` tells legitimate differences of a matched function.
+    """
+
+    name: str
+    symbol: int
+    status: Status
+    address: int | None
+    size: int
+    first_difference: int | None = None
+    expected: bytes = b""
+    found: bytes = b""
+    reason: str = ""
+    explained: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class DataMatch:
+    """One data section of the object; `evidence` is "reference", "content" or "name"."""
+
+    name: str
+    section: int
+    status: Status
+    address: int | None
+    size: int
+    evidence: str = ""
+    first_difference: int | None = None
+    expected: bytes = b""
+    found: bytes = b""
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Proven:
+    """The shipped symbol that a symbol of the object is: `offset` bytes into `name`.
+
+    `sympos` is livepatch's position, None where no position can name the symbol; `external` means
+    that a module imports it. `place` is the link-time address in vmlinux, and in a module a
+    number of the matcher's own.
+    """
+
+    place: int
+    name: str
+    sympos: int | None
+    offset: int
+    external: bool = False
+
+
+@dataclass(frozen=True)
+class UnitMatch:
+    """The outcome for one object against one shipped kernel or module."""
+
+    owner: str
+    functions: tuple[FunctionMatch, ...]
+    data: tuple[DataMatch, ...]
+    proven: dict[int, Proven] = field(repr=False)
+
+    @cached_property
+    def by_name(self) -> dict[str, FunctionMatch]:
+        """The functions by name (names are unique within an object, as far as gcc makes them)."""
+        return {f.name: f for f in self.functions}
+
+    @property
+    def mismatches(self) -> tuple[FunctionMatch, ...]:
+        """The functions that are neither matched nor absent for a known reason."""
+        bad = (Status.MISMATCHED, Status.AMBIGUOUS)
+        return tuple(f for f in self.functions if f.status in bad)
+
+    def require(self, names: frozenset[str] | set[str]) -> None:
+        """Raises MismatchError naming the first of `names` that is not matched, and why."""
+        for name in sorted(names):
+            found = self.by_name.get(name)
+            if found is None or found.status is not Status.MATCHED:
+                why = describe(found) if found else "no function of that name was built"
+                raise MismatchError(
+                    f"the build of '{name}' is not what {self.owner} ships: {why}",
+                    hint="compile with the very compiler and configuration of the kernel",
+                )
+
+
+def describe(function: FunctionMatch) -> str:
+    """One line on why a function is not matched, with the first differing bytes."""
+    text = function.reason or function.status.value
+    if function.first_difference is not None:
+        text += (
+            f" at {function.name}+{function.first_difference:#x}"
+            f" (built {function.expected.hex(' ')}, shipped {function.found.hex(' ')})"
+        )
+    return text
+
+
+def match_unit(orig: ElfFile, shipped: Shipped) -> UnitMatch:
+    """Matches every function and data section of `orig` against the shipped kernel or module."""
+    return _Matcher(orig, shipped).run()
+
+
+@dataclass
+class _Pending:
+    """A block whose place is not settled: the places where it fits, or the best near miss."""
+
+    block: Block
+    fits: list[Fit]
+    miss: tuple[int, Difference] | None = None
+
+
+class _Matcher:
+    """The state of one run: facts (key -> place) grow until nothing more can be concluded."""
+
+    def __init__(self, elf: ElfFile, shipped: Shipped) -> None:
+        self.elf = elf
+        self.shipped = shipped
+        self.builder = BlockBuilder(elf)
+        self.facts: dict[int, int] = {}
+        self.functions: dict[int, FunctionMatch] = {}
+        self.data: dict[int, DataMatch] = {}
+        self.families: dict[str, list[int]] = {}
+        self.fresh: list[int] = []  # sections whose place was learned, content not yet compared
+        self.data_sections = {s.index: s for s in self.builder.data_sections()}
+        self._named: dict[tuple[int, int], bool] = {}
+
+    def run(self) -> UnitMatch:
+        pending = [self._pend(block) for block in self.builder.functions()]
+        pending = self._settle(pending)
+        while True:
+            before = len(self.facts)
+            self._data_by_name()
+            pending = self._settle(pending)
+            pending = self._by_order(pending)
+            if len(self.facts) == before:
+                break
+        for item in pending:
+            self._give_up(item)
+        ordered = sorted(self.functions.values(), key=lambda f: f.symbol)
+        data = tuple(self.data[k] for k in sorted(self.data))
+        return UnitMatch(self.shipped.name, tuple(ordered), data, self._prove())
+
+    # --- where a block may be -------------------------------------------------------------
+
+    def _pend(self, block: Block) -> _Pending:
+        names = [self.elf.symbols.names[i] for i in block.symbols]
+        places = {p for name in names for p in self.shipped.candidates(name)}
+        item = self._try(block, places)
+        if not item.fits:
+            loose = {p for name in names for p in self.shipped.folded_candidates(name)} - places
+            more = self._try(block, loose)
+            item = _Pending(block, more.fits, item.miss or more.miss)
+        return item
+
+    def _try(self, block: Block, places: set[int]) -> _Pending:
+        item = _Pending(block, [])
+        for place in sorted(places):
+            result = compare(self.elf, block, self.shipped, place)
+            if isinstance(result, Fit):
+                learned = result.learned.items()
+                wrong = next((k for k, p in learned if not self._name_ok(k, p)), None)
+                if wrong is None:
+                    item.fits.append(result)
+                    continue
+                result = self._contradiction(block, wrong, result.learned[wrong])
+            if item.miss is None or result.offset > item.miss[1].offset:
+                item.miss = place, result
+        return item
+
+    def _contradiction(self, block: Block, key: int, place: int) -> Difference:
+        """The code agrees, but it refers to something else than the object does."""
+        there = self.shipped.name_at(place)
+        what = f"{there.name}+{there.offset:#x}" if there else f"{place:#x}"
+        hits = block.fields.offset[block.fields.key == key]
+        offset = int(hits[0]) if len(hits) else 0
+        return Difference(offset, b"", b"", f"refers to {what}, not to {self._key_name(key)}")
+
+    def _key_name(self, key: int) -> str:
+        if key >= SYMBOL:
+            return self.elf.symbols.names[key - SYMBOL]
+        symbol = self.elf.symbol_at(key, 0)
+        return symbol.name if symbol else self.elf.sections[key].name
+
+    def _name_ok(self, key: int, place: int) -> bool:
+        """Whether what is shipped at `place` may bear the name that `key` stands for."""
+        known = self._named.get((key, place))
+        if known is None:
+            known = self._named[key, place] = self._check_name(key, place)
+        return known
+
+    def _check_name(self, key: int, place: int) -> bool:
+        table = self.elf.symbols
+        if key >= SYMBOL:
+            named = self.shipped.candidates(table.names[key - SYMBOL])
+            return not named or place in named
+        for index in self.elf.symbols_in_section.get(key, ())[:8]:
+            name = table.names[index]
+            if name.startswith(".L") or table.binding[index] == Binding.WEAK:
+                continue
+            there = self.shipped.names_at(place + int(table.value[index]))
+            if any(folded(n) == folded(name) for n in there):
+                continue
+            if self.shipped.folded_candidates(name):
+                return False
+        return True
+
+    # --- conclusions ----------------------------------------------------------------------
+
+    def _settle(self, pending: list[_Pending]) -> list[_Pending]:
+        """Fixes every block that fits in one place only, until that changes nothing more."""
+        changed = True
+        while changed:
+            changed = False
+            rest = []
+            for item in pending:
+                self._narrow(item)
+                if len(item.fits) == 1:
+                    self._fix(item.block, item.fits[0])
+                    changed = True
+                else:
+                    rest.append(item)
+            pending = rest
+            changed |= self._compare_learned()
+        return pending
+
+    def _narrow(self, item: _Pending) -> None:
+        """Drops the places that contradict the facts; tries the place the facts demand."""
+        section = item.block.section.index
+        demanded = self.facts.get(section)
+        if not item.fits and demanded is not None:
+            place = demanded + item.block.start
+            if item.miss is None or item.miss[0] != place:
+                found = self._try(item.block, {place})
+                item.fits, item.miss = found.fits, found.miss or item.miss
+        keep = []
+        for fit in item.fits:
+            wrong = next((k for k, p in fit.learned.items() if self.facts.get(k, p) != p), None)
+            if wrong is None:
+                keep.append(fit)
+            else:
+                item.miss = fit.place, self._clash(item.block, wrong, fit.learned[wrong])
+        item.fits = keep
+
+    def _clash(self, block: Block, key: int, place: int) -> Difference:
+        other = self.facts[key]
+        hits = block.fields.offset[block.fields.key == key]
+        reason = (
+            f"refers to {self._key_name(key)} at {place:#x}, but the rest of the unit has it "
+            f"at {other:#x}"
+        )
+        return Difference(int(hits[0]) if len(hits) else 0, b"", b"", reason)
+
+    def _fix(self, block: Block, fit: Fit) -> None:
+        self._learn(fit.learned)
+        self.families.setdefault(family(block.section.name), []).append(fit.place)
+        for index in block.symbols:
+            self.functions[index] = FunctionMatch(
+                self.elf.symbols.names[index], index, Status.MATCHED, fit.place, block.size,
+                explained=fit.explained,
+            )  # fmt: skip
+
+    def _learn(self, learned: dict[int, int]) -> None:
+        for key, place in learned.items():
+            if key not in self.facts:
+                self.facts[key] = place
+                if key in self.data_sections and key not in self.data:
+                    self.fresh.append(key)
+
+    def _compare_learned(self) -> bool:
+        """Compares the data sections whose place was learned; True if that taught more."""
+        before = len(self.facts)
+        while self.fresh:
+            key = self.fresh.pop()
+            if key not in self.data:
+                self._compare_data(self.builder.data(self.data_sections[key]), self.facts[key])
+        return len(self.facts) > before
+
+    def _compare_data(self, block: Block, place: int) -> None:
+        if not block.has_content:
+            self._note_data(block, Status.MATCHED, place, "reference")
+            return
+        item = self._try(block, {place})
+        self._narrow(item)
+        if item.fits:
+            self._note_data(block, Status.MATCHED, place, "reference")
+            self._learn(item.fits[0].learned)
+        else:
+            self._note_data(block, Status.MISMATCHED, place, "reference", item.miss)
+
+    def _note_data(
+        self,
+        block: Block,
+        status: Status,
+        place: int | None,
+        evidence: str = "",
+        miss: tuple[int, Difference] | None = None,
+        reason: str = "",
+    ) -> None:
+        gap = miss[1] if miss else None
+        self.data[block.section.index] = DataMatch(
+            block.name, block.section.index, status, place, block.size, evidence,
+            gap.offset if gap else None, gap.expected if gap else b"", gap.found if gap else b"",
+            gap.reason if gap else reason,
+        )  # fmt: skip
+
+    def _data_by_name(self) -> None:
+        """Places data that nothing proven refers to: by its name, and its content if it has any.
+
+        Only where one place of that name is left. Data without content and names is left out.
+        """
+        for index, section in self.data_sections.items():
+            if index in self.data or index in self.facts:
+                continue
+            block = self.builder.data(section)
+            if not block.symbols:
+                continue
+            first = block.symbols[0]
+            name = self.elf.symbols.names[first]
+            start = int(self.elf.symbols.value[first])
+            places = self.shipped.candidates(name) or self.shipped.folded_candidates(name)
+            if not block.has_content:
+                if len(places) == 1 and self._name_ok(index, places[0] - start):
+                    self._note_data(block, Status.MATCHED, places[0] - start, "name")
+                    self._learn({index: places[0] - start})
+                continue
+            item = self._try(block, {p - start for p in places})
+            self._narrow(item)
+            if len(item.fits) == 1:
+                self._note_data(block, Status.MATCHED, item.fits[0].place, "content")
+                self._learn(item.fits[0].learned)
+
+    def _by_order(self, pending: list[_Pending]) -> list[_Pending]:
+        """Settles blocks that fit in several places, of which one lies within the unit's code."""
+        rest = []
+        for item in pending:
+            self._narrow(item)
+            proven = self.families.get(family(item.block.section.name), [])
+            inside = [f for f in item.fits if proven and min(proven) < f.place < max(proven)]
+            if len(inside) == 1:
+                self._fix(item.block, inside[0])
+            else:
+                rest.append(item)
+        return self._settle(rest)
+
+    def _give_up(self, item: _Pending) -> None:
+        """Says why a block could not be placed."""
+        block, table = item.block, self.elf.symbols
+        status, place, gap, reason = Status.ABSENT, None, None, ""
+        if item.fits:
+            status = Status.AMBIGUOUS
+            places = ", ".join(f"{f.place:#x}" for f in item.fits)
+            reason = f"the same code is shipped at {places}, and nothing tells which is this one"
+        elif all(self._overridden(i) for i in block.symbols):
+            reason = "weak, and overridden by another unit's definition"
+        elif item.miss:
+            status, (place, gap) = Status.MISMATCHED, item.miss
+            reason = gap.reason
+        elif block.section.name.startswith(".exit"):
+            reason = "exit code, which is not kept in the shipped file"
+        else:
+            reason = f"{self.shipped.name} has no symbol of that name"
+        for index in block.symbols:
+            self.functions[index] = FunctionMatch(
+                table.names[index], index, status, place, block.size,
+                gap.offset if gap else None, gap.expected if gap else b"",
+                gap.found if gap else b"", reason,
+            )  # fmt: skip
+
+    def _overridden(self, index: int) -> bool:
+        """Whether a symbol is weak here and the shipped one of that name is not."""
+        table = self.elf.symbols
+        return table.binding[index] == Binding.WEAK and not self.shipped.is_weak(table.names[index])
+
+    # --- the proof ------------------------------------------------------------------------
+
+    def _prove(self) -> dict[int, Proven]:
+        """The shipped symbol of every symbol of the object whose place is known."""
+        table = self.elf.symbols
+        found: dict[int, Proven] = {}
+        for index in range(1, len(table)):
+            shndx = int(table.shndx[index])
+            place = self.facts.get(SYMBOL | index)
+            if place is None and shndx != SHN_UNDEF and shndx < RESERVED_BASE:
+                base = self.facts.get(shndx)
+                place = None if base is None else base + int(table.value[index])
+            if place is None or table.type[index] == SymbolType.FILE:
+                continue
+            name = table.names[index] or self._key_name(shndx)
+            named = self.shipped.name_at(place, name)
+            if named is not None:
+                found[index] = Proven(place, named.name, named.sympos, named.offset, named.external)
+        return found
+
+
+def family(section: str) -> str:
+    """The group of input sections that the linker script keeps together.
+
+    `.text.foo` (from -ffunction-sections) belongs to `.text`, `.text.unlikely.foo` to
+    `.text.unlikely`, and sections with names of their own to themselves.
+    """
+    for prefix in (".text.unlikely", ".text.hot", ".text.startup", ".text.exit", ".text.unknown"):
+        if section == prefix or section.startswith(prefix + "."):
+            return prefix
+    return ".text" if section.startswith(".text.") and section[6:7] != "." else section
