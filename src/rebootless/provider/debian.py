@@ -11,18 +11,15 @@ without asking the archive.
 
 from __future__ import annotations
 
-import concurrent.futures
-import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from ..base.errors import NotFoundError, ResourceError
-from ..base.events import Event, Monitor, NullMonitor, Warned, stage
+from ..base.events import Monitor, NullMonitor, Warned, stage
 from ..base.fs import (
     atomic_write,
     cache_root,
     filling_directory,
-    locked,
     read_text,
     remove_tree,
 )
@@ -32,6 +29,7 @@ from .base import KernelFiles, KernelInfo, KernelState, SourceTarball, compiler_
 from .catalog import KernelPackages, flavour, group_packages, order
 from .installed import InstalledKernel, installed_kernel, installed_kernels, running_release
 from .packages import Package
+from .parallel import SerialMonitor, lock_unless, side_by_side
 
 _VERSION_FILE = ".version"
 
@@ -121,7 +119,7 @@ class DebianProvider:
         Image, headers and source are downloaded side by side. Raises NotFoundError when the
         release, its headers or its source cannot be had, ResourceError for network and disk.
         """
-        monitor = _Serial(monitor or NullMonitor())
+        monitor = SerialMonitor(monitor or NullMonitor())
         local = installed_kernel(release, self.machine_root)
         wanted = version or local.version or None
         if (files := self._complete(release, local, wanted)) is not None:
@@ -147,7 +145,7 @@ class DebianProvider:
     ) -> Path:
         """The tarball of the source at exactly this version. Raises NotFoundError."""
         directory = self.cache / "sources" / version
-        with locked(self.cache / "sources" / f".{version}.lock"):
+        with lock_unless(self.cache / "sources" / f".{version}.lock", cancelled):
             if (cached := _tarball(directory)) is not None:
                 return cached
             package = self.sources(monitor).get(version)
@@ -179,7 +177,7 @@ class DebianProvider:
         self, kernel: KernelPackages, monitor: Monitor, cancelled: Callable[[], bool]
     ) -> None:
         directory = self.cache / "kernels" / kernel.release / "image"
-        with locked(directory.with_name(".image.lock")):
+        with lock_unless(directory.with_name(".image.lock"), cancelled):
             if _version_in(directory) == kernel.version:
                 return
             with filling_directory(directory) as aside:
@@ -204,7 +202,7 @@ class DebianProvider:
                 hint="take a kernel that is marked buildable in `rebootless kernels`",
             )
         directory = self.cache / "kernels" / kernel.release / "headers"
-        with locked(directory.with_name(".headers.lock")):
+        with lock_unless(directory.with_name(".headers.lock"), cancelled):
             if _version_in(directory) == kernel.version:
                 return
             with filling_directory(directory) as aside:
@@ -359,37 +357,6 @@ def arrange_image(directory: Path, release: str) -> None:
     if not (target / "kernel").is_dir():
         raise NotFoundError(f"the packages of {release} hold no modules")
     _keep_only(directory, ("vmlinuz", "config", "lib"))
-
-
-class _Serial:
-    """Hands events of several threads to a monitor one at a time."""
-
-    def __init__(self, inner: Monitor) -> None:
-        self._inner = inner
-        self._lock = threading.Lock()
-
-    def emit(self, event: Event) -> None:
-        with self._lock:
-            self._inner.emit(event)
-
-
-def side_by_side(jobs: Iterable[Callable[[Callable[[], bool]], object]]) -> None:
-    """Runs jobs in threads; the first failure (or Ctrl-C) stops the others and is raised."""
-    stop = threading.Event()
-    with concurrent.futures.ThreadPoolExecutor() as pool:
-        futures = [pool.submit(job, stop.is_set) for job in jobs]
-        try:
-            done, _ = concurrent.futures.wait(
-                futures, return_when=concurrent.futures.FIRST_EXCEPTION
-            )
-        finally:
-            failed = [f for f in futures if f.done() and f.exception() is not None]
-            if failed or not all(f.done() for f in futures):
-                stop.set()
-    for future in failed:
-        future.result()
-    for future in done:
-        future.result()
 
 
 def _keep_only(directory: Path, names: tuple[str, ...]) -> None:

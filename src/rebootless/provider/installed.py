@@ -77,10 +77,12 @@ def _readable(*paths: Path) -> Path | None:
 
 def _package_versions(root: Path) -> dict[str, str]:
     """Release -> version of the installed image package."""
-    if root != Path("/") or shutil.which("dpkg-query") is None:
+    database = root / "var/lib/dpkg"
+    if not (database / "status").is_file() or shutil.which("dpkg-query") is None:
         return {}
     form = "${db:Status-Abbrev}\t${Package}\t${Version}\n"
-    result = proc.run(["dpkg-query", "-W", "-f", form, "linux-image-*"], check=False)
+    argv = ["dpkg-query", f"--admindir={database}", "-W", "-f", form, "linux-image-*"]
+    result = proc.run(argv, check=False)
     rows = (line.split("\t") for line in result.stdout.splitlines())
     return {
         r[1].removeprefix("linux-image-").removesuffix("-unsigned"): r[2]

@@ -16,8 +16,9 @@ from pathlib import Path
 from ..base.events import Monitor, NullMonitor, stage
 from ..base.fs import atomic_write, locked
 from .catalog import flavour as flavour_of
-from .debian import DebianProvider, side_by_side
+from .debian import DebianProvider
 from .packages import DebVersion
+from .parallel import SerialMonitor, side_by_side
 from .sourcediff import SourceDiff, changed_files, unified
 
 
@@ -109,7 +110,7 @@ def diff_between(
 
     The result is kept in the cache. Raises NotFoundError when a version cannot be had.
     """
-    monitor = monitor or NullMonitor()
+    monitor = SerialMonitor(monitor or NullMonitor())
     base = provider.cache / "updates" / f"{old}..{new}"
     with locked(base.with_name(f".{base.name}.lock")):
         known = _load(base)
