@@ -10,7 +10,6 @@ they are uninstalled. `rebootless.skip` on the kernel command line boots without
 
 from __future__ import annotations
 
-import os
 import sys
 from dataclasses import dataclass
 from importlib import resources
@@ -18,6 +17,7 @@ from pathlib import Path
 
 from ..base.errors import PatchInputError, StateError
 from ..base.fs import atomic_write, os_failure, read_bytes
+from ..base.proc import which
 
 STORE = "var/lib/rebootless"
 SUFFIX = ".rlp"
@@ -105,5 +105,8 @@ def unit_text(program: str) -> str:
 
 
 def this_program() -> str:
-    """The absolute path of the command that runs now."""
-    return os.path.realpath(sys.argv[0])
+    """The absolute path of the rebootless command. Raises NotFoundError when there is none."""
+    running = Path(sys.argv[0])
+    if running.name == "rebootless" and running.exists():
+        return str(running.absolute())  # not resolved: a package upgrade may move what it links to
+    return which("rebootless", hint="install rebootless so that a unit can start it")

@@ -7,7 +7,7 @@ import os
 import re
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ..base.errors import ResourceError
 from ..base.fs import read_bytes
@@ -31,8 +31,10 @@ class GuestMachine:
 
     name = "the guest"
 
-    def __init__(self, guest: Guest) -> None:
+    def __init__(self, guest: Guest, stored: Mapping[str, str] | None = None) -> None:
+        """`stored` maps names of modules that lie in the guest already to their paths there."""
         self.guest = guest
+        self.stored = dict(stored or {})
 
     def read_bytes(self, path: str) -> bytes | None:
         status, content = self.guest.run_bytes(f"cat {shlex.quote(path)} 2>/dev/null")
@@ -93,8 +95,10 @@ class GuestMachine:
         return found
 
     def load_module(self, module: ModuleSource, *, name: str, parameters: str = "") -> None:
-        path = f"/tmp/{name}.ko"
-        self.guest.put_file(module if isinstance(module, bytes) else read_bytes(module), path)
+        path = self.stored.get(name, f"/tmp/{name}.ko")
+        if name not in self.stored:
+            content = module if isinstance(module, bytes) else read_bytes(module)
+            self.guest.put_file(content, path)
         self.insert(path, name=name, parameters=parameters)
 
     def insert(self, path: str, *, name: str, parameters: str = "") -> None:

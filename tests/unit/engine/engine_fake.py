@@ -1,0 +1,186 @@
+"""A machine made of recorded files: the engine's production interface, with a clock of its own.
+
+`livepatch(...)` lets it behave as a kernel does: loading a module makes its sysfs directory, tasks
+move to the new code after a time (or never), writing `enabled`, `force` has its effect.
+"""
+
+from __future__ import annotations
+
+import base64
+import errno
+import fnmatch
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rebootless.engine.machine import ModuleSource
+from rebootless.engine.refusal import load_refused, removal_refused
+from rebootless.engine.status import ROOT
+
+RECORDED = Path(__file__).parent / "data" / "blocked-6.1.json"
+RELEASE = "6.1.0-55-cloud-amd64"
+BUILD_ID = "be80279be0383f6dbea0d4cedb91714bdff3a72b"
+
+
+@dataclass
+class FakeMachine:
+    """Files by path; `moves_after` seconds bring a transition to its end (None: never)."""
+
+    name: str = "a fake"
+    files: dict[str, bytes] = field(default_factory=dict)
+    directories: set[str] = field(default_factory=set)
+    moves_after: float | None = 1.0
+    reverses_after: float = 0.5
+    refuses: int = 0  # errno for the next load
+    busy_removals: int = 0
+    log: list[str] = field(default_factory=list)
+    clock: float = 0.0
+    loaded: list[str] = field(default_factory=list)
+    written: list[tuple[str, str]] = field(default_factory=list)
+    ends: tuple[float, str] | None = None  # (clock, patch) of the transition that goes on
+
+    @classmethod
+    def plain(cls) -> FakeMachine:
+        """A kernel with live patching and no patch."""
+        recorded = json.loads(RECORDED.read_text())
+        fake = cls(directories={ROOT})
+        fake.files["/proc/sys/kernel/osrelease"] = f"{RELEASE}\n".encode()
+        fake.files["/proc/sys/kernel/tainted"] = b"0\n"
+        fake.files["/sys/kernel/notes"] = base64.b64decode(recorded["notes"])
+        return fake
+
+    @classmethod
+    def blocked(cls) -> FakeMachine:
+        """What a real 6.1 guest showed: two patches applied, a third held up by `sleep`."""
+        recorded = json.loads(RECORDED.read_text())
+        fake = cls.plain()
+        fake.moves_after = None
+        fake.directories |= set(recorded["directories"])
+        fake.files |= {path: text.encode() for path, text in recorded["files"].items()}
+        fake.log = list(recorded["log"])
+        for patch in ("rl_cmdline", "rl_dummy", "rl_sleep"):
+            fake.files[f"/sys/module/{patch}/taint"] = b"OEK\n"
+            fake.directories.add(f"/sys/module/{patch}")
+        return fake
+
+    def read_bytes(self, path: str) -> bytes | None:
+        self._tick()
+        return self.files.get(path)
+
+    def read_many(self, patterns: Sequence[str]) -> dict[str, str]:
+        paths = self.glob(patterns)
+        return {path: self.files[path].decode() for path in paths if path in self.files}
+
+    def glob(self, patterns: Sequence[str]) -> list[str]:
+        self._tick()
+        known = [*self.files, *self.directories]
+        return sorted({p for p in known for pattern in patterns if _matches(p, pattern)})
+
+    def exists(self, path: str) -> bool:
+        self._tick()
+        return path in self.files or path in self.directories
+
+    def write(self, path: str, text: str) -> None:
+        self.written.append((path, text))
+        self.files[path] = text.encode()
+        patch = path.split("/")[4]
+        if path.endswith("/enabled"):
+            delay = self.reverses_after if self._moving(patch) else self.moves_after
+            self._begin(patch, delay)
+        if path.endswith("/force"):
+            self._begin(patch, 0.1)
+
+    def matching_lines(self, path: str, words: Sequence[str]) -> list[str]:
+        text = self.files.get(path, b"").decode()
+        return [line for line in text.splitlines() if set(words) & set(line.split())]
+
+    def read_at(self, path: str, spans: Sequence[tuple[int, int]]) -> list[bytes | None]:
+        blob = self.files.get(path)
+        if blob is None:
+            return [None] * len(spans)
+        parts = [blob[offset : offset + size] for offset, size in spans]
+        return [p if len(p) == size else None for p, (_, size) in zip(parts, spans, strict=True)]
+
+    def load_module(self, module: ModuleSource, *, name: str, parameters: str = "") -> None:
+        if self.refuses:
+            raise load_refused(self, name, self.refuses)
+        self.loaded.append(name)
+        self.directories |= {f"{ROOT}/{name}", f"{ROOT}/{name}/vmlinux", f"/sys/module/{name}"}
+        self.directories.add(f"{ROOT}/{name}/vmlinux/cmdline_proc_show,1")
+        self.files[f"{ROOT}/{name}/enabled"] = b"1\n"
+        self.files[f"{ROOT}/{name}/force"] = b"0\n"
+        self.files[f"{ROOT}/{name}/vmlinux/patched"] = b"1\n"
+        self.files[f"/sys/module/{name}/taint"] = b"OEK\n"
+        self._begin(name, self.moves_after)
+
+    def remove_module(self, name: str) -> None:
+        if f"/sys/module/{name}" not in self.directories:
+            raise removal_refused(name, errno.ENOENT)
+        if self.busy_removals or f"{ROOT}/{name}" in self.directories:
+            self.busy_removals = max(0, self.busy_removals - 1)
+            raise removal_refused(name, errno.EWOULDBLOCK)
+        self._drop(f"/sys/module/{name}")
+
+    def kernel_log(self) -> str:
+        return "\n".join(self.log)
+
+    def sleep(self, seconds: float) -> None:
+        self.clock += seconds
+
+    def now(self) -> float:
+        return self.clock
+
+    def _moving(self, patch: str) -> bool:
+        return self.files.get(f"{ROOT}/{patch}/transition", b"0").strip() == b"1"
+
+    def _begin(self, patch: str, delay: float | None) -> None:
+        self.files[f"{ROOT}/{patch}/transition"] = b"1\n"
+        self.ends = None if delay is None else (self.clock + delay, patch)
+
+    def _tick(self) -> None:
+        if self.ends is None or self.clock < self.ends[0]:
+            return
+        patch = self.ends[1]
+        self.ends = None
+        self.files[f"{ROOT}/{patch}/transition"] = b"0\n"
+        if self.files[f"{ROOT}/{patch}/enabled"].strip() == b"0":
+            self._drop(f"{ROOT}/{patch}")
+
+    def _drop(self, root: str) -> None:
+        self.directories = {d for d in self.directories if not (d + "/").startswith(root + "/")}
+        self.files = {p: b for p, b in self.files.items() if not p.startswith(root + "/")}
+
+
+def _matches(path: str, pattern: str) -> bool:
+    """fnmatch, but a star does not cross a slash."""
+    parts, wanted = path.split("/"), pattern.split("/")
+    return len(parts) == len(wanted) and all(map(fnmatch.fnmatch, parts, wanted))
+
+
+def module_blob(name: str, *, release: str = RELEASE, livepatch: bool = True) -> bytes:
+    """The smallest ELF file with a .modinfo section: what the engine reads of a module."""
+    tags = [
+        f"name={name}",
+        f"vermagic={release} SMP preempt mod_unload modversions ",
+        "license=GPL",
+    ]
+    if livepatch:
+        tags.append("livepatch=Y")
+    info = b"".join(tag.encode() + b"\0" for tag in tags)
+    names = b"\0.modinfo\0.shstrtab\0"
+    table = 64 + len(info) + len(names)
+    header = bytearray(64)
+    header[:16] = b"\x7fELF\x02\x01\x01" + bytes(9)
+    header[40:48] = table.to_bytes(8, "little")
+    header[58:64] = b"\x40\0\x03\0\x02\0"
+
+    def section(offset_of_name: int, offset: int, size: int) -> bytes:
+        fields = bytearray(64)
+        fields[0:4] = offset_of_name.to_bytes(4, "little")
+        fields[24:32] = offset.to_bytes(8, "little")
+        fields[32:40] = size.to_bytes(8, "little")
+        return bytes(fields)
+
+    sections = bytes(64) + section(1, 64, len(info)) + section(10, 64 + len(info), len(names))
+    return bytes(header) + info + names + sections
