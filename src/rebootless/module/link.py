@@ -16,7 +16,7 @@ from pathlib import Path
 from ..base.errors import CommandError, CompileError
 from ..base.fs import atomic_write, read_bytes
 from ..base.proc import run
-from .relocs import finish
+from .relocs import MAX_SYMBOL, finish
 from .resolve import VMLINUX
 
 
@@ -55,6 +55,7 @@ def link(
     folder: Path,
     replace: bool,
     namespaces: Iterable[str] = (),
+    max_symbol: int = MAX_SYMBOL,
 ) -> bytes:
     """Builds the patch module `name` in the empty directory `folder` and returns its bytes.
 
@@ -80,7 +81,7 @@ def link(
             hint="the work folder holds the sources it was given",
         ) from exc
     linked = folder / f"{name}.ko"
-    return finish(read_bytes(linked), name=str(linked))
+    return finish(read_bytes(linked), name=str(linked), max_symbol=max_symbol)
 
 
 def _write_sources(

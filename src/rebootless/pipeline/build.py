@@ -1,0 +1,422 @@
+"""From patch files to a verified bundle."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from ..base.errors import MismatchError, NoChangeError, RefusedError
+from ..base.events import Monitor, NullMonitor, RecordingMonitor, Warned, stage
+from ..base.fs import atomic_write, cache_root, read_bytes
+from ..base.workdir import Workdir
+from ..bundle import archive, naming
+from ..bundle.manifest import Manifest, TargetKernel
+from ..bundle.manifest import PatchedFunction as FunctionEntry
+from ..bundle.manifest import PatchedObject as ObjectEntry
+from ..compile.tree import Tree, prepare
+from ..compile.unit import UnitPair, build_pairs
+from ..diff import Delta, diff
+from ..diff.delta import Finding
+from ..elf.model import ElfFile
+from ..elf.reader import read as read_elf
+from ..match.unit import Status, UnitMatch, match_unit
+from ..module.emit import EmittedUnit, emit
+from ..module.link import Kbuild, PatchedFunction, PatchedObject, link
+from ..module.positions import KernelPositions
+from ..module.relocs import MAX_SYMBOL_OLD
+from ..module.resolve import VMLINUX, Proof, Resolver
+from ..patch.source import SourcePatch
+from ..patch.source import load as load_patches
+from ..provider.base import KernelFiles
+from ..provider.local import LocalProvider
+from ..provider.toolchain import find_compiler
+from .kernel import ShippedKernel, find
+
+REPORT_SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class BuildResult:
+    """A finished build. `seconds` are wall times by stage; `warnings` are findings to heed."""
+
+    bundle_path: Path
+    report_path: Path
+    bundle_id: str
+    manifest: Manifest
+    warnings: tuple[Finding, ...]
+    seconds: dict[str, float]
+
+    def to_json(self) -> dict[str, Any]:
+        """The result as JSON values."""
+        return {
+            "bundle": str(self.bundle_path),
+            "report": str(self.report_path),
+            "bundle_id": self.bundle_id,
+            "manifest": self.manifest.to_json(),
+            "warnings": [w.to_json() for w in self.warnings],
+            "seconds": {name: round(s, 3) for name, s in self.seconds.items()},
+        }
+
+
+@dataclass(frozen=True)
+class _Unit:
+    """A unit that changes, with all that is known of it."""
+
+    pair: UnitPair
+    orig: ElfFile
+    delta: Delta
+    match: UnitMatch | None = None
+    emitted: EmittedUnit | None = None
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What every stage of one build shares."""
+
+    name: str
+    version: str
+    patch: SourcePatch
+    kernel: ShippedKernel
+    replace: bool
+    cves: tuple[str, ...]
+    work: Workdir
+    monitor: Monitor
+    toolchain: str = ""
+    warnings: list[Finding] = field(default_factory=list)
+
+
+def build(
+    patches: Sequence[Path],
+    *,
+    kernel: str | None = None,
+    local: LocalProvider | None = None,
+    name: str | None = None,
+    version: str = "1",
+    replace: bool = False,
+    cves: Sequence[str] = (),
+    output: Path | None = None,
+    workdir: Path | None = None,
+    max_units: int = 60,
+    suites: Sequence[str] = (),
+    monitor: Monitor | None = None,
+) -> BuildResult:
+    """Builds one live patch from patch files (several are applied in order).
+
+    The kernel is `local`, or the release `kernel`, or the running one. With `replace` the patch
+    takes the place of all that were applied before it. Writes the bundle to `output` (default:
+    NAME.rlp here) and a report beside it; both are whole or absent.
+
+    Raises PatchInputError, CompileError, MismatchError (the build is not what the kernel ships),
+    RefusedError (with all refusals), NoChangeError, NotFoundError, ResourceError.
+    """
+    recorder = RecordingMonitor(monitor or NullMonitor())
+    patch = load_patches(patches)
+    chosen = naming.check_name(name or _default_name(patch))
+    files = find(kernel, local=local, suites=suites, monitor=recorder)
+    toolchain = find_compiler(files.compiler_text, recorder)
+    folder = workdir or _default_workdir(chosen, files)
+    job = _Job(
+        chosen,
+        version,
+        patch,
+        ShippedKernel(files),
+        replace,
+        tuple(dict.fromkeys([*cves, *patch.cves])),
+        Workdir(folder),
+        recorder,
+        toolchain.text,
+    )
+    tree = prepare(files, recorder)
+    pairs = build_pairs(tree, patch, job.work, recorder, max_units=max_units)
+    units = _differing(job, pairs)
+    units = _matched(job, units)
+    units = _emitted(job, units)
+    module = _linked(job, units, tree)
+    return _bundled(job, units, module, output or Path(f"{chosen}{archive.SUFFIX}"), recorder)
+
+
+def _default_name(patch: SourcePatch) -> str:
+    return naming.name_from(f"rebootless {patch.title or patch.name}"[:60])
+
+
+def _default_workdir(name: str, files: KernelFiles) -> Path:
+    return cache_root() / "work" / f"{name}-{files.release}"
+
+
+def _differing(job: _Job, pairs: Sequence[UnitPair]) -> list[_Unit]:
+    """The units whose objects differ. Raises NoChangeError or RefusedError."""
+    found: list[_Unit] = []
+    with stage(job.monitor, "diff", f"Comparing {_count(len(pairs), 'object pair')}") as report:
+        for pair in pairs:
+            orig, patched = read_elf(pair.orig), read_elf(pair.patched)
+            delta = diff(orig, patched)
+            if not delta.is_empty:
+                found.append(_Unit(pair, orig, delta))
+        changed = sum(len(u.delta.changed) for u in found)
+        report.result = f"{_count(changed, 'function')} changed"
+    if not found:
+        raise NoChangeError(
+            "the patch changes no code: the objects are the same before and after",
+            hint="comments, line numbers and unused code need no live patch",
+        )
+    refused = [f for u in found for f in (*u.delta.refused, *_untraceable(u.delta))]
+    _refuse(refused)
+    for unit in found:
+        _warn(job, unit.delta.warnings)
+    if not any(u.delta.changed for u in found):
+        raise NoChangeError(
+            "the patch only adds code that nothing in the running kernel calls",
+            hint="patch a function that uses it",
+        )
+    return found
+
+
+def _untraceable(delta: Delta) -> list[Finding]:
+    """In a kernel's own build, a unit without any fentry is built without tracing."""
+    if not any(w.code == "no-fentry-information" for w in delta.warnings):
+        return []
+    return [
+        Finding(
+            "no-fentry",
+            change.name,
+            f"'{change.name}' is in a unit that is built without -pg (notrace): livepatch cannot "
+            "redirect it; patch a function that calls it",
+        )
+        for change in delta.changed
+    ]
+
+
+def _matched(job: _Job, units: Sequence[_Unit]) -> list[_Unit]:
+    """Proves every changed function against the shipped code. Raises MismatchError."""
+    with stage(job.monitor, "match", "Proving the build against the shipped kernel") as report:
+        found = []
+        for unit in units:
+            shipped = job.kernel.shipped(unit.pair.module)
+            match = match_unit(unit.orig, shipped)
+            match.require({change.name for change in unit.delta.changed})
+            found.append(_Unit(unit.pair, unit.orig, unit.delta, match))
+        functions = [f for u in found if u.match for f in u.match.functions]
+        good = sum(f.status is Status.MATCHED for f in functions)
+        report.result = f"{good} of {len(functions)} functions identical"
+    return found
+
+
+def _emitted(job: _Job, units: Sequence[_Unit]) -> list[_Unit]:
+    """Resolves every reference and writes the units' objects. Raises RefusedError."""
+    siblings = frozenset(
+        symbol.name
+        for unit in units
+        for piece in unit.delta.pieces
+        for symbol in piece.symbols
+        if symbol.is_global
+    )
+    with stage(job.monitor, "resolve", "Resolving symbols"):
+        found = [
+            _Unit(u.pair, u.orig, u.delta, u.match, _emit(job, u, n, siblings))
+            for n, u in enumerate(units)
+        ]
+    _refuse([f for u in found if u.emitted for f in u.emitted.refused])
+    for unit in found:
+        if unit.emitted:
+            _warn(job, unit.emitted.warnings)
+    return found
+
+
+def _emit(job: _Job, unit: _Unit, number: int, siblings: frozenset[str]) -> EmittedUnit:
+    assert unit.match is not None
+    owner = unit.pair.module
+    proofs = {
+        index: Proof(p.name, p.sympos, p.offset)
+        for index, p in unit.match.proven.items()
+        if p.sympos is not None and not p.external
+    }
+    kernel = job.kernel
+    positions = KernelPositions(
+        kernel.symbols, lambda: kernel.module(owner) if owner != VMLINUX else None
+    )
+    resolver = Resolver(owner, kernel.exports, siblings, proofs, positions)
+    return emit(unit.delta, resolver, number)
+
+
+def _linked(job: _Job, units: Sequence[_Unit], tree: Tree) -> bytes:
+    """The finished patch module. Raises CompileError."""
+    emitted = [u.emitted for u in units if u.emitted]
+    release = job.kernel.files.release
+    with (
+        stage(job.monitor, "link", "Linking the patch module"),
+        job.work.running("4-module", "") as folder,
+    ):
+        module = link(
+            job.name,
+            objects=_objects(units),
+            units=[e.data for e in emitted],
+            kbuild=Kbuild(tree.orig, tree.compiler, release),
+            folder=folder,
+            replace=job.replace,
+            namespaces=frozenset().union(*(e.namespaces for e in emitted)),
+            max_symbol=_max_symbol(tree),
+        )
+        (folder / "final.ko").write_bytes(module)
+    return module
+
+
+def _max_symbol(tree: Tree) -> int:
+    """KSYM_NAME_LEN - 1 of this kernel: 127 before 6.1, 511 since."""
+    header = tree.orig / "include/linux/kallsyms.h"
+    found = re.search(rb"#define\s+KSYM_NAME_LEN\s+(\d+)", read_bytes(header))
+    return int(found[1]) - 1 if found else MAX_SYMBOL_OLD
+
+
+def _objects(units: Sequence[_Unit]) -> list[PatchedObject]:
+    """The functions to patch, by object: vmlinux first, then modules by name."""
+    by_object: dict[str, list[PatchedFunction]] = {}
+    for unit in units:
+        assert unit.match is not None and unit.emitted is not None
+        for f in unit.emitted.functions:
+            proven = unit.match.proven.get(f.orig_symbol)
+            if proven is None or proven.sympos is None or proven.offset:
+                raise MismatchError(f"'{f.name}' has no provable position in {unit.pair.module}")
+            by_object.setdefault(unit.pair.module, []).append(
+                PatchedFunction(f.symbol, proven.name, proven.sympos)
+            )
+    order = sorted(by_object, key=lambda name: (name != VMLINUX, name))
+    return [PatchedObject(name, tuple(by_object[name])) for name in order if by_object[name]]
+
+
+def _bundled(
+    job: _Job,
+    units: Sequence[_Unit],
+    module: bytes,
+    output: Path,
+    recorder: RecordingMonitor,
+) -> BuildResult:
+    with stage(job.monitor, "bundle", "Writing the bundle") as shown:
+        report = _report(job, units)
+        members = {
+            f"{archive.MODULES}{job.name}.ko": module,
+            archive.SOURCE_PATCH: job.patch.text,
+            archive.MATCH: _json(_evidence(units)),
+            archive.REPORT: _json(report),
+        }
+        bundle = archive.create(_manifest(job, units, module), members)
+        archive.write(bundle, output)
+        report_path = output.with_suffix(".report.json")
+        atomic_write(report_path, _json({"bundle_id": bundle.id, **report}))
+        shown.result = str(output)
+    return BuildResult(
+        output, report_path, bundle.id, bundle.manifest, tuple(job.warnings), recorder.seconds
+    )
+
+
+def _manifest(job: _Job, units: Sequence[_Unit], module: bytes) -> Manifest:
+    from ..engine.modinfo import parse as parse_modinfo
+
+    files = job.kernel.files
+    by_object: dict[str, list[FunctionEntry]] = {}
+    for unit in units:
+        assert unit.match is not None and unit.emitted is not None
+        for f in unit.emitted.functions:
+            proven = unit.match.proven[f.orig_symbol]
+            address = proven.place if unit.pair.module == VMLINUX else None
+            by_object.setdefault(unit.pair.module, []).append(
+                FunctionEntry(proven.name, proven.sympos or 0, f.size_old, f.size_new, address)
+            )
+    return Manifest(
+        name=job.name,
+        version=job.version,
+        kernel=TargetKernel(
+            files.release,
+            job.kernel.image.build_id,
+            "x86_64",
+            parse_modinfo(module, name=job.name).first("vermagic"),
+            files.version,
+        ),
+        objects=tuple(
+            ObjectEntry(
+                name,
+                tuple(by_object[name]),
+                "" if name == VMLINUX else job.kernel.module(name).build_id,
+            )
+            for name in sorted(by_object, key=lambda n: (n != VMLINUX, n))
+        ),
+        replace=job.replace,
+        toolchain=job.toolchain,
+        tool_version=metadata.version("rebootless"),
+        cves=job.cves,
+    )
+
+
+def _report(job: _Job, units: Sequence[_Unit]) -> dict[str, Any]:
+    """What was built and why. No times: the same input gives the same bytes."""
+    return {
+        "schema": REPORT_SCHEMA,
+        "name": job.name,
+        "title": job.patch.title,
+        "kernel": job.kernel.files.release,
+        "cves": list(job.cves),
+        "files": [
+            {"path": f.path, "added": f.added, "removed": f.removed} for f in job.patch.files
+        ],
+        "units": [
+            {"source": u.pair.source, "object": u.pair.module, **u.delta.to_json()} for u in units
+        ],
+        "warnings": [w.to_json() for w in job.warnings],
+    }
+
+
+def _evidence(units: Sequence[_Unit]) -> dict[str, Any]:
+    """The run-pre evidence: every function of every touched unit, and how it compared."""
+    found = []
+    for unit in units:
+        assert unit.match is not None
+        found.append(
+            {
+                "source": unit.pair.source,
+                "object": unit.pair.module,
+                "functions": [
+                    {
+                        "name": f.name,
+                        "status": f.status.value,
+                        "address": f.address if unit.pair.module == VMLINUX else None,
+                        "size": f.size,
+                        "reason": f.reason,
+                        "explained": list(f.explained),
+                    }
+                    for f in unit.match.functions
+                ],
+                "proven_symbols": len(unit.match.proven),
+            }
+        )
+    return {"schema": REPORT_SCHEMA, "units": found}
+
+
+def _json(facts: dict[str, Any]) -> bytes:
+    return (json.dumps(facts, indent=2, sort_keys=True) + "\n").encode()
+
+
+def _refuse(refused: Sequence[Finding]) -> None:
+    if not refused:
+        return
+    unique = list(dict.fromkeys(refused))
+    lines = "\n".join(f"  [{f.code}] {f.message}" for f in unique)
+    raise RefusedError(
+        f"the patch cannot be applied live, for {_count(len(unique), 'reason')}:\n{lines}",
+        hint="each reason says what to change in the source patch",
+        refusals=unique,
+    )
+
+
+def _warn(job: _Job, warnings: Sequence[Finding]) -> None:
+    for warning in warnings:
+        if warning not in job.warnings:
+            job.warnings.append(warning)
+            job.monitor.emit(Warned(warning.message))
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number} {word}{'' if number == 1 else 's'}"

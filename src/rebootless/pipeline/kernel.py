@@ -1,0 +1,119 @@
+"""Kernels: listing, fetching, and the shipped code of one as later stages see it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from ..base.errors import NotFoundError
+from ..base.events import Monitor, NullMonitor
+from ..base.fs import cache_root, read_text
+from ..kernel.image import KernelImage
+from ..kernel.image import load as load_image
+from ..kernel.kallsyms import load_or_decode
+from ..kernel.modules import ModuleImage, find_module, load_module
+from ..kernel.symbols import SymbolIndex
+from ..kernel.symvers import Exports
+from ..kernel.symvers import parse as parse_symvers
+from ..match.shipped import Shipped, ShippedModule, ShippedVmlinux
+from ..module.resolve import VMLINUX
+from ..provider.apt import AptArchive
+from ..provider.base import KernelFiles, KernelInfo
+from ..provider.debian import DebianProvider
+from ..provider.local import LocalProvider
+
+
+@dataclass(frozen=True)
+class ShippedKernel:
+    """One kernel as it is shipped: image, symbols, exports and modules, each read when needed."""
+
+    files: KernelFiles
+    _modules: dict[str, ModuleImage] = field(default_factory=dict, repr=False)
+
+    @cached_property
+    def image(self) -> KernelImage:
+        """The decompressed image. Raises NotFoundError if it is of another release."""
+        image = load_image(self.files.image)
+        if image.release != self.files.release:
+            raise NotFoundError(
+                f"{self.files.image} is the image of {image.release}, not {self.files.release}"
+            )
+        return image
+
+    @cached_property
+    def symbols(self) -> SymbolIndex:
+        """The kernel's symbols, decoded once and kept in the cache."""
+        path = cache_root() / "kallsyms" / f"{self.image.build_id}.npz"
+        return SymbolIndex(load_or_decode(self.image, path))
+
+    @cached_property
+    def exports(self) -> Exports:
+        """What kernel and modules export."""
+        return parse_symvers(read_text(self.files.symvers))
+
+    def module(self, name: str) -> ModuleImage:
+        """A shipped module by name. Raises NotFoundError when the kernel has none of it."""
+        if name not in self._modules:
+            folder = self.files.modules
+            path = find_module(folder, name) if folder else None
+            if path is None:
+                raise NotFoundError(
+                    f"the kernel {self.files.release} ships no module '{name}'",
+                    hint="give the directory of its modules with --modules",
+                )
+            self._modules[name] = load_module(path)
+        return self._modules[name]
+
+    def shipped(self, owner: str) -> Shipped:
+        """The shipped code of vmlinux or of a module, for run-pre matching."""
+        if owner == VMLINUX:
+            return ShippedVmlinux(self.image, self.symbols)
+        return ShippedModule(self.module(owner))
+
+
+def provider(suites: Sequence[str], monitor: Monitor) -> DebianProvider:
+    """The Debian provider, with further `suites` of the archives added."""
+    archive = AptArchive()
+    for suite in suites:
+        archive.add_suite(suite, monitor)
+    return DebianProvider(archive=archive)
+
+
+def kernels(
+    *, suites: Sequence[str] = (), monitor: Monitor | None = None
+) -> tuple[KernelInfo, ...]:
+    """Every kernel that is running, installed, cached or in the archive, oldest first.
+
+    `suites` adds further suites of the archives that the machine's apt knows.
+    """
+    monitor = monitor or NullMonitor()
+    return provider(suites, monitor).list(monitor)
+
+
+def fetch(
+    release: str,
+    *,
+    suites: Sequence[str] = (),
+    monitor: Monitor | None = None,
+) -> KernelFiles:
+    """Downloads and verifies all that a build for `release` needs; quick when it is cached.
+
+    Raises NotFoundError when the archive lacks a part of it, ResourceError for network and disk.
+    """
+    monitor = monitor or NullMonitor()
+    return provider(suites, monitor).fetch(release, monitor)
+
+
+def find(
+    kernel: str | None,
+    *,
+    local: LocalProvider | None = None,
+    suites: Sequence[str] = (),
+    monitor: Monitor | None = None,
+) -> KernelFiles:
+    """The files of a kernel: the user's own, or that of the given or the running release."""
+    if local is not None:
+        return local.fetch(kernel, monitor)
+    return fetch(kernel or os.uname().release, suites=suites, monitor=monitor)

@@ -1,0 +1,190 @@
+"""The running kernel: apply, undo, status, and what is installed for the next boot."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ..base.errors import RebootlessError, StateError
+from ..base.events import Monitor, NullMonitor, Warned, stage
+from ..bundle import archive
+from ..bundle.manifest import Manifest
+from ..engine import boot as boot_store
+from ..engine import doctor as doctor_checks
+from ..engine import livepatch
+from ..engine.doctor import Examination
+from ..engine.livepatch import Applied, Undone, Wanted
+from ..engine.local import LocalMachine
+from ..engine.machine import Machine
+from ..engine.status import PatchedFunction
+from ..engine.status import livepatches as present_patches
+from ..engine.status import status as machine_status
+from ..engine.transition import OnTimeout, Policy
+
+DEFAULT_WAIT = 60.0
+
+
+def wanted_of(manifest: Manifest) -> Wanted:
+    """What a bundle's module expects of the kernel it is loaded into."""
+    return Wanted(
+        manifest.kernel.build_id,
+        tuple(PatchedFunction(o, f.name, f.sympos) for o, f in manifest.functions),
+        manifest.replace,
+    )
+
+
+def policy_of(wait: float, signal_after: float | None, on_timeout: str, force: bool) -> Policy:
+    """The transition policy for the command line's options; `force` forces on time-out."""
+    chosen = OnTimeout.FORCE if force else OnTimeout(on_timeout)
+    return Policy(wait=wait, signal_after=signal_after, on_timeout=chosen)
+
+
+def apply(
+    bundle: Path,
+    *,
+    wait: float = DEFAULT_WAIT,
+    signal_after: float | None = None,
+    on_timeout: str = "reverse",
+    force: bool = False,
+    machine: Machine | None = None,
+    monitor: Monitor | None = None,
+) -> Applied:
+    """Applies a bundle to the running kernel and follows the transition to its end.
+
+    Raises BundleError, WrongKernelError, StateError, KernelRefusedError, StalledError.
+    """
+    monitor = monitor or NullMonitor()
+    content = archive.read(bundle)
+    manifest = content.manifest
+    policy = policy_of(wait, signal_after, on_timeout, force)
+    with stage(monitor, "apply", f"Applying {manifest.name}") as shown:
+        applied = livepatch.apply(
+            machine or LocalMachine(),
+            content.modules[manifest.name],
+            wanted=wanted_of(manifest),
+            policy=policy,
+            monitor=monitor,
+        )
+        shown.result = f"transition {applied.transition.outcome}"
+    return applied
+
+
+def undo(
+    name: str,
+    *,
+    wait: float = DEFAULT_WAIT,
+    signal_after: float | None = None,
+    on_timeout: str = "reverse",
+    machine: Machine | None = None,
+    monitor: Monitor | None = None,
+) -> Undone:
+    """Takes an applied patch off and removes its module.
+
+    Raises StateError when it is not applied, StalledError when tasks hold the transition.
+    """
+    monitor = monitor or NullMonitor()
+    policy = policy_of(wait, signal_after, on_timeout, force=False)
+    with stage(monitor, "undo", f"Undoing {name}"):
+        return livepatch.undo(machine or LocalMachine(), name, policy=policy, monitor=monitor)
+
+
+def status(*, verbose: bool = False, machine: Machine | None = None) -> dict[str, Any]:
+    """How the kernel is patched, as JSON values; `verbose` adds functions and objects.
+
+    A patch in transition always lists the tasks that hold it, and where they sleep.
+    """
+    found = machine_status(machine or LocalMachine())
+    held = [
+        {
+            "pid": b.pid,
+            "tid": b.tid,
+            "comm": b.comm,
+            "where": b.in_function or (b.stack[0] if b.stack else b.wchan),
+            "stack": list(b.stack),
+        }
+        for b in found.blockers
+    ]
+    patches = []
+    for patch in found.livepatches:
+        record: dict[str, Any] = {"name": patch.name, "state": patch.state}
+        if patch.transition:
+            record["blockers"] = held
+        if verbose:
+            record["replace"] = patch.replace
+            record["functions"] = [
+                {"object": f.object, "name": f.name, "sympos": f.sympos} for f in patch.functions
+            ]
+            record["objects"] = [{"name": o.name, "patched": o.patched} for o in patch.objects]
+        patches.append(record)
+    return {
+        "schema": found.schema,
+        "release": found.release,
+        "build_id": found.build_id,
+        "supported": found.supported,
+        "patches": patches,
+        "taint": asdict(found.taint),
+    }
+
+
+def list_patches(*, root: Path = Path("/"), machine: Machine | None = None) -> list[dict[str, Any]]:
+    """Every patch that is applied or installed, by name."""
+    applied = {p.name: p.state for p in present_patches(machine or LocalMachine())}
+    kept = {i.name: i for i in boot_store.installed(root=root)}
+    return [
+        {
+            "name": name,
+            "state": applied.get(name, "not applied"),
+            "installed": kept[name].release if name in kept else "",
+        }
+        for name in sorted({*applied, *kept})
+    ]
+
+
+def install(bundle: Path, root: Path = Path("/")) -> dict[str, Any]:
+    """Has a bundle applied at every boot of its kernel. Raises BundleError, ResourceError."""
+    manifest = archive.read(bundle).manifest
+    done = boot_store.install(
+        bundle, name=manifest.name, release=manifest.kernel.release, root=root
+    )
+    return {"schema": 1, "name": done.name, "release": done.release, "path": str(done.path)}
+
+
+def uninstall(name: str, root: Path = Path("/")) -> dict[str, Any]:
+    """No longer applies a bundle at boot. Raises StateError when it is not installed."""
+    found = [i for i in boot_store.installed(root=root) if i.name == name]
+    if not found:
+        there = ", ".join(sorted({i.name for i in boot_store.installed(root=root)})) or "nothing"
+        raise StateError(f"'{name}' is not installed (installed: {there})")
+    removed: list[str] = []
+    for item in found:
+        paths = boot_store.uninstall(name, release=item.release, root=root)
+        removed += [str(path) for path in paths]
+    return {"schema": 1, "name": name, "removed": removed}
+
+
+def boot(root: Path = Path("/"), *, monitor: Monitor | None = None) -> list[dict[str, Any]]:
+    """Applies what is installed for the running kernel; one that fails does not stop the others.
+
+    Raises the last failure after all were tried, so that the unit shows as failed.
+    """
+    monitor = monitor or NullMonitor()
+    done: list[dict[str, Any]] = []
+    failure: RebootlessError | None = None
+    for item in boot_store.installed(release=os.uname().release, root=root):
+        try:
+            apply(item.path, monitor=monitor)
+            done.append({"name": item.name, "state": "applied"})
+        except RebootlessError as exc:
+            failure = exc
+            monitor.emit(Warned(f"{item.name}: {exc.message}"))
+            done.append({"name": item.name, "state": exc.code})
+    if failure is not None:
+        raise failure
+    return done
+
+
+def doctor() -> Examination:
+    """Whether this machine can be live-patched, and what would mend what stands against it."""
+    return doctor_checks.examine(LocalMachine())
