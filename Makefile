@@ -4,7 +4,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 # In this order: the quick ones first, the ones that boot kernels last.
-TESTS := $(wildcard tests/lint tests/unit tests/golden tests/build tests/vm)
+TESTS := $(wildcard tests/lint tests/unit tests/golden tests/archive tests/build tests/vm)
 
 .PHONY: help venv demo test unit lint bench clean
 .DEFAULT_GOAL := help

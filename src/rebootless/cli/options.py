@@ -1,0 +1,138 @@
+"""Options that several verbs share, as decorators."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from .output import make_output
+
+if TYPE_CHECKING:
+    from ..provider.local import LocalProvider
+
+F = TypeVar("F", bound=Callable[..., object])
+FILE = click.Path(path_type=Path, dir_okay=False)
+DIRECTORY = click.Path(path_type=Path, file_okay=False)
+ANY_PATH = click.Path(path_type=Path)
+SECONDS = click.FloatRange(min=0)
+
+
+def verb(function: Callable[..., Any]) -> click.Command:
+    """Makes a verb: its first argument is the Output that --json and --quiet ask for."""
+
+    @functools.wraps(function)
+    def run(*, as_json: bool, quiet: bool, debug: bool, **options: Any) -> Any:
+        return function(make_output(as_json=as_json, quiet=quiet), **options)
+
+    added: list[Callable[[Callable[..., Any]], Callable[..., Any]]] = [
+        click.option("--debug", is_flag=True, help="Show a traceback of any failure."),
+        click.option("-q", "--quiet", is_flag=True, help="No progress on standard error."),
+        click.option("--json", "as_json", is_flag=True, help="Facts as JSON on standard output."),
+    ]
+    decorated: Callable[..., Any] = run
+    for option in added:
+        decorated = option(decorated)
+    parameters = getattr(decorated, "__click_params__", [])
+    parameters[:] = parameters[-len(added) :] + parameters[: -len(added)]
+    return click.command()(decorated)
+
+
+def kernel_options(function: F) -> F:
+    """--kernel, or a kernel of one's own by its files: passed as `kernel` and `local`."""
+
+    @functools.wraps(function)
+    def run(
+        *args: Any,
+        image: Path | None,
+        source: Path | None,
+        config: Path | None,
+        symvers: Path | None,
+        modules: Path | None,
+        **options: Any,
+    ) -> Any:
+        local = local_kernel(image, source, config, symvers, modules)
+        return function(*args, local=local, **options)
+
+    for option in reversed(
+        (
+            click.option("--kernel", metavar="RELEASE", help="Default: the running kernel."),
+            click.option("--image", type=FILE, help="Your own kernel: its vmlinuz or vmlinux."),
+            click.option(
+                "--source-dir",
+                "source",
+                type=ANY_PATH,
+                help="Its source: the top of the tree, or a tarball.",
+            ),
+            click.option("--config", type=FILE, help="Its .config."),
+            click.option("--symvers", type=FILE, help="Its Module.symvers."),
+            click.option("--modules", type=DIRECTORY, help="Its lib/modules/RELEASE."),
+        )
+    ):
+        run = option(run)
+    return run  # type: ignore[return-value]
+
+
+def local_kernel(
+    image: Path | None,
+    source: Path | None,
+    config: Path | None,
+    symvers: Path | None,
+    modules: Path | None,
+) -> LocalProvider | None:
+    """The kernel that --image and its companions describe; None when none of them is given."""
+    if image is None and source is None and config is None and symvers is None and modules is None:
+        return None
+    missing = [
+        name
+        for name, value in (
+            ("--image", image),
+            ("--source-dir", source),
+            ("--config", config),
+            ("--symvers", symvers),
+        )
+        if value is None
+    ]
+    if image is None or source is None or config is None or symvers is None:
+        raise click.UsageError(f"a kernel of your own also needs {', '.join(missing)}")
+    from ..provider.local import LocalProvider
+
+    return LocalProvider(
+        image=image, source=source, config=config, symvers=symvers, modules=modules
+    )
+
+
+def transition_options(function: F) -> F:
+    """What to do about tasks that hold a transition up."""
+    for option in reversed(
+        (
+            click.option(
+                "--wait",
+                type=SECONDS,
+                default=60.0,
+                show_default=True,
+                metavar="SECONDS",
+                help="How long the transition may take.",
+            ),
+            click.option(
+                "--signal-after",
+                type=SECONDS,
+                default=15.0,
+                show_default=True,
+                metavar="SECONDS",
+                help="When to wake tasks that hold it up, on kernels that do not by themselves.",
+            ),
+            click.option(
+                "--on-timeout",
+                type=click.Choice(["reverse", "leave", "force"]),
+                default="reverse",
+                show_default=True,
+                help="Take it back, leave it under way, or force it (unsafe).",
+            ),
+        )
+    ):
+        function = option(function)
+    return function

@@ -1,0 +1,54 @@
+"""`rebootless apply`: a bundle into the running kernel."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ..options import FILE, transition_options, verb
+from ..output import Facts, Output, Page
+
+
+@verb
+@click.argument("bundle", type=FILE)
+@transition_options
+@click.option("--force", is_flag=True, help="Go on despite warnings about this machine.")
+def command(
+    out: Output,
+    bundle: Path,
+    wait: float,
+    signal_after: float | None,
+    on_timeout: str,
+    force: bool,
+) -> None:
+    """Apply BUNDLE to the running kernel, and follow the transition to its end.
+
+    The kernel's build id must be the one that the bundle was built for.
+    """
+    from ... import pipeline
+
+    applied = pipeline.apply(
+        bundle,
+        wait=wait,
+        signal_after=signal_after,
+        on_timeout=on_timeout,
+        force=force,
+        monitor=out.monitor,
+    )
+    out.show(applied, render)
+
+
+def render(page: Page, facts: Facts) -> None:
+    """The patch and how its transition went."""
+    transition = facts["transition"] or {}
+    page.pairs(
+        [
+            ("patch", facts["name"]),
+            ("transition", transition.get("outcome")),
+            ("seconds", transition.get("seconds")),
+            ("replaced", facts.get("replaced")),
+            ("modules not loaded yet", facts.get("waiting")),
+            ("remains", facts.get("remains")),
+        ]
+    )

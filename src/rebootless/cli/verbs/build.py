@@ -1,0 +1,87 @@
+"""`rebootless build`: from a source patch to a bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ..options import DIRECTORY, FILE, kernel_options, verb
+from ..output import Facts, Output, Page
+
+if TYPE_CHECKING:
+    from ...provider.local import LocalProvider
+
+
+@verb
+@click.argument("patches", nargs=-1, required=True, type=FILE)
+@kernel_options
+@click.option("--name", help="Default: from the name of the first patch.")
+@click.option("--version", default="1", show_default=True, help="Of the patch.")
+@click.option("--replace", is_flag=True, help="Replace every patch applied before.")
+@click.option("--cve", "cves", multiple=True, metavar="ID", help="A CVE that it fixes.")
+@click.option("-o", "--output", type=FILE, help="Default: NAME.rlp in this directory.")
+@click.option("--workdir", type=DIRECTORY, help="Keep the stages here; a later run resumes.")
+@click.option("--max-units", type=click.IntRange(min=1), default=60, show_default=True,
+              help="Refuse patches that touch more units.")  # fmt: skip
+@click.option("--suite", "suites", multiple=True, help="Also look in this suite of the archive.")
+def command(
+    out: Output,
+    patches: Sequence[Path],
+    kernel: str | None,
+    local: LocalProvider | None,
+    name: str | None,
+    version: str,
+    replace: bool,
+    cves: Sequence[str],
+    output: Path | None,
+    workdir: Path | None,
+    max_units: int,
+    suites: Sequence[str],
+) -> None:
+    """Build a live patch from source PATCHES (unified diffs, in order), and prove that it fits.
+
+    Only the source files that the patches touch are compiled, and what is compiled is compared
+    with the code that the kernel ships.
+    """
+    from ... import pipeline
+
+    result = pipeline.build(
+        patches,
+        kernel=kernel,
+        local=local,
+        name=name,
+        version=version,
+        replace=replace,
+        cves=cves,
+        output=output,
+        workdir=workdir,
+        max_units=max_units,
+        suites=suites,
+        monitor=out.monitor,
+    )
+    out.show(result, render)
+
+
+def render(page: Page, facts: Facts) -> None:
+    """Where the bundle is and what it changes."""
+    manifest = facts["manifest"]
+    page.pairs(
+        [
+            ("bundle", facts["bundle_path"]),
+            ("kernel", manifest["kernel"]["release"]),
+            ("fixes", manifest["cves"]),
+            ("report", facts["report_path"]),
+            ("seconds", sum(facts["stages"].values())),
+        ]
+    )
+    page.table(
+        ["object", "function", "old size", "new size"],
+        [
+            (o["name"], f["name"], f["size_old"], f["size_new"])
+            for o in manifest["objects"]
+            for f in o["functions"]
+        ],
+    )

@@ -1,0 +1,49 @@
+"""`rebootless test`: a bundle in a virtual machine, on the kernel that it is for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ...base.errors import TestFailedError
+from ..options import FILE, verb
+from ..output import Facts, Output, Page
+
+
+@verb
+@click.argument("bundle", type=FILE)
+@click.option("--check", type=FILE, help="A script that fails before the patch and passes after.")
+@click.option(
+    "--before",
+    type=click.Choice(["fail", "pass"]),
+    default="fail",
+    show_default=True,
+    help="What the check must do while the patch is not applied.",
+)
+@click.option(
+    "--workload/--no-workload", default=True, show_default=True, help="Keep the guest busy."
+)
+def command(out: Output, bundle: Path, check: Path | None, before: str, workload: bool) -> None:
+    """Try BUNDLE in a virtual machine: apply, check, undo, check, apply again.
+
+    The log becomes part of the bundle. The exit code is 13 if the test failed.
+    """
+    from ... import pipeline
+
+    report = pipeline.test(
+        bundle, check=check, expect_before=before, workload=workload, monitor=out.monitor
+    )
+    facts = out.show(report, render)
+    if facts["verdict"] != "passed":
+        raise click.exceptions.Exit(TestFailedError.exit_code)
+
+
+def render(page: Page, facts: Facts) -> None:
+    """The steps and the verdict."""
+    page.table(
+        ["step", "result", "seconds", "detail"],
+        [(s["name"], s["outcome"], s["seconds"], s["detail"]) for s in facts["steps"]],
+    )
+    page.pairs([(what, f"{ms:.0f} ms") for what, ms in facts["transition_ms"]])
+    page.line(facts["verdict"] + (f": {facts['reason']}" if facts["reason"] else ""))
