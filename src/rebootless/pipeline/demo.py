@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import tempfile
+from dataclasses import asdict, dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 from ..base.errors import NotFoundError, ResourceError
 from ..base.events import Monitor, Note, NullMonitor, RecordingMonitor, Warned, stage
 from ..base.fs import atomic_write
+from ..base.proc import run as run_program
+from ..base.proc import which
 from ..bundle import archive
 from ..kernel.release import parse_release
 from ..lab.report import TestReport
@@ -25,16 +28,15 @@ SERIES = "6.1"
 OWN_PATCH = "proc_version.patch"
 OWN_CHECK = "grep 'Patched live' /proc/version\n"
 # A file system on a loop device: what a patch of ext4 is run through, in all three states.
-EXT4_CHECK = """\
+EXT4_IMAGE = "/lab/ext4.img"
+EXT4_CHECK = f"""\
 set -e
 mkdir -p /tmp/ext4
-dd if=/dev/zero of=/tmp/ext4.img bs=1M count=24 2>/dev/null
-mkfs.ext2 -F /tmp/ext4.img >/dev/null
-mount -t ext4 -o loop /tmp/ext4.img /tmp/ext4
+mount -t ext4 -o loop {EXT4_IMAGE} /tmp/ext4
+trap 'umount /tmp/ext4' EXIT
 for i in 1 2 3 4 5 6; do dd if=/dev/zero of=/tmp/ext4/$i bs=64k count=16 2>/dev/null; done
 sync
-rm /tmp/ext4/1 /tmp/ext4/3
-umount /tmp/ext4
+rm /tmp/ext4/[0-9]
 """
 
 
@@ -49,6 +51,7 @@ class DemoPatch:
     check: str
     fails_without: bool
     modules: tuple[str, ...] = ()
+    files: dict[str, tuple[bytes, int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -126,7 +129,17 @@ def _update(debian: DebianProvider, folder: Path, monitor: Monitor) -> DemoPatch
         EXT4_CHECK if ext4 else "",
         fails_without=False,
         modules=("loop",) if ext4 else (),
+        files={EXT4_IMAGE: (ext4_image(), 0o600)} if ext4 else {},
     )
+
+
+def ext4_image(mebibytes: int = 16) -> bytes:
+    """An empty ext4 file system, made by this machine's mke2fs."""
+    program = which("mke2fs", hint="install e2fsprogs")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "ext4.img"
+        run_program([program, "-q", "-t", "ext4", path, f"{mebibytes}M"])
+        return path.read_bytes()
 
 
 def _is_code(update: SourceUpdate) -> bool:
@@ -166,6 +179,7 @@ def _try(built: BuildResult, chosen: DemoPatch, monitor: Monitor) -> TestReport:
         check=chosen.check,
         fails_without=chosen.fails_without,
         extra_modules=chosen.modules,
+        extra_files=chosen.files,
     )
     report = run(scenario, built.bundle_path.with_suffix(".console.log"), monitor)
     archive.write(archive.with_test_log(content, report.text()), built.bundle_path)

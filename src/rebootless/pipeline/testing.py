@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from ..base.errors import WrongKernelError
@@ -51,32 +52,34 @@ def test(
 
 def scenario_of(
     content: archive.Bundle,
-    files: KernelFiles,
+    kernel: KernelFiles,
     *,
     check: str = "",
     fails_without: bool = True,
     workload: bool = True,
     late: bool = False,
     extra_modules: tuple[str, ...] = (),
+    extra_files: Mapping[str, tuple[bytes, int]] | None = None,
 ) -> Scenario:
     """The test of a bundle; modules that it patches are loaded before it, or `late`.
 
-    `extra_modules` are loaded before, for the check.
+    `extra_modules` are loaded before, and `extra_files` (path -> content and mode) are there, for
+    the check.
 
-    Raises WrongKernelError when `files` is another build of the kernel.
+    Raises WrongKernelError when `kernel` is another build of the kernel.
     """
     manifest = content.manifest
-    build_id = load_image(files.image).build_id
+    build_id = load_image(kernel.image).build_id
     if build_id != manifest.kernel.build_id:
         raise WrongKernelError(
-            f"{files.image} has build-id {build_id}, and {manifest.name} is for "
+            f"{kernel.image} has build-id {build_id}, and {manifest.name} is for "
             f"{manifest.kernel.build_id} ({manifest.kernel.release})"
         )
     modules = tuple(o.name for o in manifest.objects if o.name != VMLINUX)
     return Scenario(
-        kernel=files.image,
+        kernel=kernel.image,
         patches=(content.modules[manifest.name],),
-        modules_dir=files.modules,
+        modules_dir=kernel.modules,
         check=check,
         fails_before=fails_without,
         fails_after=fails_without,
@@ -84,4 +87,5 @@ def scenario_of(
         load_late=modules if late else (),
         workload=workload,
         wanted=wanted_of(manifest),
+        files=extra_files or {},
     )
