@@ -6,17 +6,17 @@ includes it under the kernel's configuration and prints the lists, together with
 composite objects (`ext4-y := balloc.o ...`). To find the option that would turn a unit on, the
 same is asked again with one more option set.
 
-What a unit really compiled to is in the `.NAME.o.cmd` file that kbuild leaves: the command lines
-and the module it belongs to.
+How a unit was really compiled is in the `.NAME.o.cmd` file that kbuild leaves.
 """
 
 from __future__ import annotations
 
 import enum
 import functools
+import posixpath
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -48,7 +48,6 @@ OPTION = re.compile(r"CONFIG_(\w+)")
 # kbuild writes `$` as `$$` and `#` as `$(pound)` into .cmd files.
 COMMAND = re.compile(r"^(?:saved)?cmd_\S+ := (.*)$", re.MULTILINE)
 DEPENDENCIES = re.compile(r"^deps_\S+ := \\\n(.*?)\n\n", re.MULTILINE | re.DOTALL)
-MODULE_FILE = re.compile(r"""-DKBUILD_MODFILE='?"?([^'"]*)""")
 TOP_LEVEL_NOT_BUILT = ("tools", "scripts", "samples", "Documentation", "usr/include")
 SHELL_WORDS = frozenset({"&&", "||", "|", "(", ")", "{", "}", "<", ">", ">>", "&"})
 
@@ -66,13 +65,19 @@ class Fate(enum.StrEnum):
 class Membership:
     """Where a unit goes. `makefile` is the file that says so ("" when none names the unit).
 
-    `options` are the configuration options that would turn an `OFF` unit on, "CONFIG_" included;
-    empty when no single one does.
+    `target` is the object as kbuild names it, relative to the tree, which differs from the
+    source's name when another directory builds it
+    ("arch/x86/kvm/../../../virt/kvm/kvm_main.o"). `modules` are the paths, without suffix, of the
+    modules that it is linked into ("fs/ext4/ext4"; more than one is rare). `options` are the
+    configuration options that would turn an `OFF` unit on, "CONFIG_" included; empty when no
+    single one does.
     """
 
     source: str
     fate: Fate
     makefile: str
+    target: str
+    modules: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
 
 
@@ -81,27 +86,26 @@ class Command:
     """How kbuild compiles a unit, from its .cmd file.
 
     `line` is the shell command; `steps` are its programs when it is a plain sequence, else empty.
-    `module` is the module's name ("vmlinux" when built in), `module_path` its path without suffix
-    ("fs/ext4/ext4"; "" when built in). `dependencies` are files read, relative to the tree.
+    `dependencies` are the files that the compiler read, relative to the tree.
     """
 
     line: str
     steps: tuple[tuple[str, ...], ...]
-    module: str
-    module_path: str
     dependencies: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Lists:
-    """The lists of one directory's Makefile; objects are relative to the directory."""
+    """The lists of one directory's Makefile; objects are relative to the directory.
+
+    `modular` gives for each object the modules (without suffix) that it is linked into.
+    """
 
     makefile: str
     builtin: frozenset[str]
-    modular: frozenset[str]
+    modular: Mapping[str, tuple[str, ...]]
     library: frozenset[str]
     directories: frozenset[str]
-    named: frozenset[str]
 
 
 class Kbuild:
@@ -110,45 +114,81 @@ class Kbuild:
     def __init__(self, tree: Path) -> None:
         self.tree = tree
         self._lists = functools.cache(self._ask)
+        self._reaching_out = functools.cache(self._find_reaching_out)
 
     def membership(self, source: str) -> Membership:
         """What the configuration makes of the unit `source` ("fs/ext4/mballoc.c").
 
         Asks make once per directory on the way (about 20 ms each).
         """
-        fate, makefile = self._fate(source, ())
-        if fate is not Fate.OFF:
-            return Membership(source, fate, makefile)
+        found = self._fate(source, ()) or self._foreign(source)
+        if found is not None and found.fate is not Fate.OFF:
+            return found
+        makefile = found.makefile if found else self._nearest(source)
         closed, closed_by = self._closed_directory(source)
         if closed_by:
-            return Membership(source, fate, closed_by, self._options_for_directory(closed))
-        return Membership(source, fate, makefile, self._options_for(source))
+            options = self._options_for_directory(closed)
+            return Membership(source, Fate.OFF, closed_by, "", options=options)
+        return Membership(source, Fate.OFF, makefile, "", options=self._options_for(source))
 
-    def is_named(self, source: str) -> bool:
-        """Whether some Makefile compiles the file itself, under any configuration."""
-        if self._fate(source, ())[0] is not Fate.OFF:
-            return True
-        return bool(self._options_for(source))
+    def membership_if_built(self, source: str) -> Membership | None:
+        """The same, without the search for options: None when the unit is off."""
+        found = self._fate(source, ()) or self._foreign(source)
+        return found if found is not None and found.fate is not Fate.OFF else None
 
-    def _fate(self, source: str, extra: tuple[str, ...]) -> tuple[Fate, str]:
-        """The fate of a unit with `extra` options set, and the Makefile that decides."""
-        path = PurePosixPath(source).with_suffix(".o")
-        nearest = ""
-        for folder in path.parents:
-            lists = self._lists(str(folder), extra)
-            if lists is None:
+    def _fate(self, source: str, extra: tuple[str, ...]) -> Membership | None:
+        """The fate of a unit with `extra` options set; None when no list has it."""
+        for folder in PurePosixPath(source).parents:
+            found = self._in_folder(source, str(folder), extra)
+            if found is not None:
+                return found
+        return None
+
+    def _in_folder(
+        self, source: str, folder: str, extra: tuple[str, ...] = ()
+    ) -> Membership | None:
+        """The fate of a unit as far as the Makefile of `folder` decides it."""
+        lists = self._lists(folder, extra)
+        if lists is None:
+            return None
+        target = PurePosixPath(source).with_suffix(".o")
+        for name in [*lists.builtin, *lists.modular, *lists.library]:
+            if posixpath.normpath(f"{folder}/{name}") != str(target):
                 continue
-            nearest = nearest or lists.makefile
-            name = str(path.relative_to(folder))
-            for fate, objects in (
-                (Fate.BUILTIN, lists.builtin),
-                (Fate.MODULE, lists.modular),
-                (Fate.LIBRARY, lists.library),
-            ):
-                if name in objects:
-                    reached = self._closed_directory(f"{folder}/x.c", extra)[1] == ""
-                    return (fate if reached else Fate.OFF), lists.makefile
-        return Fate.OFF, nearest
+            fate, modules = Fate.LIBRARY, lists.modular.get(name, ())
+            if name in lists.builtin:
+                fate = Fate.BUILTIN
+            elif modules:
+                fate = Fate.MODULE
+            if self._closed_directory(f"{folder}/x.c", extra)[1]:
+                fate = Fate.OFF
+            paths = tuple(f"{folder}/{module}" for module in modules)
+            return Membership(source, fate, lists.makefile, f"{folder}/{name}", paths)
+        return None
+
+    def _foreign(self, source: str) -> Membership | None:
+        """A unit that a Makefile elsewhere builds by a `../` path."""
+        for folder in self._reaching_out():
+            found = self._in_folder(source, folder)
+            if found is not None and found.fate is not Fate.OFF:
+                return found
+        return None
+
+    def _find_reaching_out(self) -> tuple[str, ...]:
+        """The directories whose Makefiles mention `../` or include another (70 of 2,000)."""
+        argv = ["grep", "-rlE", r"\.\./|^-?include ", "--include=Makefile", "--include=Kbuild"]
+        tops = ("arch/x86", "drivers", "fs", "net", "kernel", "sound", "lib", "security", "crypto")
+        present = [top for top in tops if (self.tree / top).is_dir()]
+        found = proc.run([*argv, *present], cwd=self.tree, check=False).stdout.split()
+        return tuple(sorted({str(PurePosixPath(name).parent) for name in found}))
+
+    def _nearest(self, source: str) -> str:
+        """The Makefile that would be the one to name a unit."""
+        for folder in PurePosixPath(source).parents:
+            makefile = self._makefile(str(folder))
+            if makefile is not None:
+                return str(makefile.relative_to(self.tree))
+        return "Makefile"
 
     def _closed_directory(self, source: str, extra: tuple[str, ...] = ()) -> tuple[str, str]:
         """The outermost directory above `source` that is not descended into, and who says so."""
@@ -187,7 +227,7 @@ class Kbuild:
         return tuple(
             f"CONFIG_{option}"
             for option in self._candidates(folder)
-            if self._fate(source, (option,))[0] is not Fate.OFF
+            if (found := self._fate(source, (option,))) and found.fate is not Fate.OFF
         )
 
     def _options_for_directory(self, folder: str) -> tuple[str, ...]:
@@ -240,21 +280,20 @@ def parse_lists(output: str, makefile: str) -> Lists:
             composite.setdefault(words[2], set()).update(words[3:])
     directories = {w.strip("/") for w in lists["y"] | lists["m"] if w.endswith("/")}
     directories |= {w.strip("/") for w in lists["dirs"]}
-
-    def real(names: set[str]) -> frozenset[str]:
-        found: set[str] = set()
-        for name in names:
-            found |= composite.get(name, {name})
-        return frozenset(name for name in found if name.endswith(".o"))
-
-    builtin = real(lists["y"])
+    builtin = {
+        part for name in lists["y"] for part in composite.get(name, {name}) if part.endswith(".o")
+    }
+    modular: dict[str, list[str]] = {}
+    for name in sorted(lists["m"] - lists["y"]):
+        for part in composite.get(name, {name}):
+            if part.endswith(".o") and part not in builtin:
+                modular.setdefault(part, []).append(name.removesuffix(".o"))
     return Lists(
         makefile=makefile,
-        builtin=builtin,
-        modular=real(lists["m"]) - builtin,
+        builtin=frozenset(builtin),
+        modular={part: tuple(modules) for part, modules in modular.items()},
         library=frozenset(lists["lib"]) - builtin,
         directories=frozenset(directories),
-        named=frozenset().union(*lists.values()),
     )
 
 
@@ -265,25 +304,15 @@ def command_file(tree: Path, source: str) -> Path:
 
 
 def parse_command(text: str, source: str) -> Command:
-    """Reads a .cmd file. Raises CompileError when it is not one, or names several modules."""
+    """Reads a .cmd file. Raises CompileError when it is not one."""
     match = COMMAND.search(text)
     if match is None:
         raise CompileError(f"kbuild left no command for {source}")
     line = match.group(1).replace("$(pound)", "#").replace("$$", "$").strip()
-    module_file = MODULE_FILE.search(line)
-    path = module_file.group(1).strip() if module_file else ""
-    if " " in path or ":" in path:
-        raise CompileError(
-            f"{source} is part of several modules at once ({path})",
-            hint="patch the functions in a file that belongs to one module",
-        )
-    modular = " -DMODULE " in f" {line} "
     dependencies = DEPENDENCIES.search(text)
     return Command(
         line=line,
         steps=split_steps(line),
-        module=path.rsplit("/", 1)[-1].replace("-", "_") if modular else "vmlinux",
-        module_path=path if modular else "",
         dependencies=parse_dependencies(dependencies.group(1)) if dependencies else (),
     )
 

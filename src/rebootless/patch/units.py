@@ -28,6 +28,16 @@ class Classified:
     hint: str = ""
 
 
+@dataclass(frozen=True)
+class FileRefusal:
+    """Why a live patch cannot change a file: `symbol` is the file's path."""
+
+    code: str
+    symbol: str
+    message: str
+    hint: str
+
+
 # Directories whose code does not run inside the kernel image, longest prefix first.
 REFUSED_TREES = (
     (

@@ -1,0 +1,228 @@
+"""Which units a patch reaches in one kernel's configuration, or why it cannot be a live patch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from ..base.errors import NoChangeError, RefusedError
+from ..base.events import Monitor, Note, Warned
+from ..patch.source import Change, PatchedFile, SourcePatch
+from ..patch.units import Classified, FileRefusal, Kind, classify
+from . import headers
+from .kbuild import Fate, Kbuild, Membership
+from .tree import Tree, left_out_of
+
+COUNT_LIMIT = 1500
+SPLIT_HINT = (
+    "raise the limit if the time does not matter (3 s per unit), "
+    "or make the change in the one or two .c files that need it"
+)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The units to compile. `via_header` are those that only include a touched file."""
+
+    units: tuple[Membership, ...]
+    via_header: frozenset[str]
+    headers: frozenset[str]
+
+
+def skipped(patch: SourcePatch) -> frozenset[str]:
+    """The touched paths that have nothing to do with the running kernel."""
+    return frozenset(f.path for f in patch.files if classify(f.path).kind is Kind.IGNORED)
+
+
+def make_plan(tree: Tree, patch: SourcePatch, monitor: Monitor, *, max_units: int) -> Plan:
+    """Finds the units that `patch` changes.
+
+    Raises RefusedError (assembly, vDSO, lib.a, too many units ...) with a refusal per file, and
+    NoChangeError when this kernel's configuration compiles nothing of it.
+    """
+    classified = {file.path: classify(file.path) for file in patch.files}
+    refuse([_refusal(c) for c in classified.values() if c.kind is Kind.REFUSED])
+    for entry in classified.values():
+        if entry.kind is Kind.IGNORED:
+            monitor.emit(Note(f"{entry.path} is ignored: {entry.reason}"))
+    kbuild = Kbuild(tree.orig)
+    units: dict[str, Membership] = {}
+    off: list[str] = []
+    roots: list[str] = []
+    for file in patch.files:
+        kind = classified[file.path].kind
+        if kind is Kind.HEADER and file.change is not Change.ADDED:
+            roots.append(file.path)
+        elif kind is Kind.UNIT:
+            _place(tree, kbuild, patch, file, units, off, roots)
+    refuse([_library_refusal(u) for u in units.values() if u.fate is Fate.LIBRARY])
+    found = _through_headers(tree, kbuild, roots, frozenset(units), monitor, max_units)
+    every = (*units.values(), *found)
+    if not every:
+        raise nothing_compiled(off, roots, patch)
+    for reason in off:
+        monitor.emit(Note(reason))
+    if len(every) > max_units:
+        raise _too_many(f"{len(every)} units", roots, max_units)
+    return Plan(every, frozenset(u.source for u in found), frozenset(roots))
+
+
+def refuse(refusals: list[FileRefusal]) -> None:
+    """Raises RefusedError when there are refusals."""
+    if refusals:
+        lines = [f"{refusal.symbol}: {refusal.message}" for refusal in refusals]
+        raise RefusedError(
+            "the patch changes what a live patch cannot change:\n  " + "\n  ".join(lines),
+            hint=refusals[0].hint or None,
+            refusals=refusals,
+        )
+
+
+def _refusal(entry: Classified) -> FileRefusal:
+    return FileRefusal("file", entry.path, entry.reason, entry.hint)
+
+
+def _library_refusal(unit: Membership) -> FileRefusal:
+    return FileRefusal(
+        "lib-a",
+        unit.source,
+        f"it is linked through a library (lib-y in {unit.makefile}), from which the linker takes "
+        "what it needs: its code may be in the image, replaced by other code, or absent",
+        "patch the functions that call it",
+    )
+
+
+def _place(
+    tree: Tree,
+    kbuild: Kbuild,
+    patch: SourcePatch,
+    file: PatchedFile,
+    units: dict[str, Membership],
+    off: list[str],
+    roots: list[str],
+) -> None:
+    """Puts one touched .c file where it belongs: a unit, one that is off, or an included file."""
+    if file.change is Change.DELETED:
+        refuse([FileRefusal("deleted-unit", file.path, "a live patch cannot remove a source file",
+                            "empty the functions instead of deleting the file")])  # fmt: skip
+    if file.change is Change.ADDED:
+        _check_new(patch, file)
+        return
+    if (where := _left_out(tree, file.path)) is not None:
+        off.append(f"{file.path} is not part of this kernel ({where} is left out)")
+        return
+    member = kbuild.membership(file.path)
+    if len(member.modules) > 1:
+        refuse([FileRefusal("several-modules", file.path,
+                            "it is compiled into several modules: " + ", ".join(member.modules),
+                            "patch a function in a file that belongs to one module")])  # fmt: skip
+    if member.fate is not Fate.OFF:
+        units[file.path] = member
+    elif not member.options and _include_index(tree).includers(file.path):
+        roots.append(file.path)
+    else:
+        off.append(_why_off(member))
+
+
+def _check_new(patch: SourcePatch, file: PatchedFile) -> None:
+    """Refuses a new .c file, unless a touched file comes to include it."""
+    name = re.escape(PurePosixPath(file.path).name.encode())
+    if not re.search(rb'(?m)^\+[ \t]*#[ \t]*include[ \t]*[<"][^">\n]*\b' + name, patch.text):
+        refuse([FileRefusal("new-unit", file.path,
+                            "a new source file needs a change of a Makefile, and the set of a "
+                            "kernel's files is fixed",
+                            "put the new functions into an existing file, or into a header that "
+                            "it includes")])  # fmt: skip
+
+
+def _left_out(tree: Tree, path: str) -> str | None:
+    return next((d for d in left_out_of(tree) if path.startswith(d + "/")), None)
+
+
+def _why_off(member: Membership) -> str:
+    """One sentence on why a unit is not compiled."""
+    if member.options:
+        options = " or ".join(member.options[:3])
+        return f"{member.source} is not compiled: {options} is off ({member.makefile})"
+    return f"{member.source} is not compiled: {member.makefile} does not build it"
+
+
+def nothing_compiled(off: list[str], roots: list[str], patch: SourcePatch) -> NoChangeError:
+    """The error for a patch of which this configuration compiles nothing."""
+    reasons = [*off, *(f"no compiled unit includes {path}" for path in roots)]
+    if not reasons:
+        reasons = [f"{file.path} is not kernel code" for file in patch.files]
+    return NoChangeError(
+        "this kernel compiles nothing of what the patch changes:\n  " + "\n  ".join(reasons),
+        hint="the kernel is not affected by the bug; other flavours of it may be",
+    )
+
+
+def _include_index(tree: Tree) -> headers.IncludeIndex:
+    return headers.index(tree.orig, tree.root / "includes")
+
+
+def _through_headers(
+    tree: Tree,
+    kbuild: Kbuild,
+    roots: list[str],
+    known: frozenset[str],
+    monitor: Monitor,
+    max_units: int,
+) -> tuple[Membership, ...]:
+    """The units that are compiled and include one of the touched headers."""
+    if not roots:
+        return ()
+    for path in roots:
+        if path in headers.EVERYWHERE:
+            raise _too_many("every unit of the kernel", [path], max_units)
+    reached = _include_index(tree).reach(roots)
+    candidates = sorted(path for path in reached if path.endswith(".c") and path not in known)
+    if len(candidates) > COUNT_LIMIT:
+        raise _too_many(f"some of {len(candidates)} source files", roots, max_units)
+    members = [
+        kbuild.membership_if_built(path)
+        for path in candidates
+        if classify(path).kind is Kind.UNIT
+    ]
+    built = [m for m in members if m is not None and m.fate in (Fate.BUILTIN, Fate.MODULE)]
+    _note_unreachable(reached, members, roots, monitor)
+    if built:
+        monitor.emit(Note(f"{_named(roots)}: included by {len(built)} compiled units"))
+    single = [m for m in built if len(m.modules) < 2]
+    if len(single) + len(known) > max_units:
+        raise _too_many(f"{len(single)} units", roots, max_units)
+    return tuple(single)
+
+
+def _note_unreachable(
+    reached: Iterable[str],
+    members: Iterable[Membership | None],
+    roots: list[str],
+    monitor: Monitor,
+) -> None:
+    """Warns when code that a live patch cannot change includes a touched header, too."""
+    fixed = [path for path in reached if classify(path).kind is Kind.REFUSED]
+    fixed += [m.source for m in members if m and (m.fate is Fate.LIBRARY or len(m.modules) > 1)]
+    if fixed:
+        shown = ", ".join(sorted(fixed)[:3]) + (", ..." if len(fixed) > 3 else "")
+        monitor.emit(
+            Warned(
+                f"{_named(roots)} may also be used by {len(fixed)} files that keep the old code "
+                f"({shown})"
+            )
+        )
+
+
+def _too_many(what: str, roots: list[str], max_units: int) -> RefusedError:
+    return RefusedError(
+        f"the patch reaches {what} ({_named(roots)}), more than the limit of {max_units}",
+        hint=SPLIT_HINT,
+        refusals=[FileRefusal("too-many-units", _named(roots), f"reaches {what}", SPLIT_HINT)],
+    )
+
+
+def _named(paths: list[str]) -> str:
+    return ", ".join(paths[:3]) + (", ..." if len(paths) > 3 else "") if paths else "all together"
