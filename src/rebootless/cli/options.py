@@ -43,6 +43,12 @@ def verb(function: Callable[..., Any]) -> click.Command:
 
 def kernel_options(function: F) -> F:
     """--kernel, or a kernel of one's own by its files: passed as `kernel` and `local`."""
+    kernel = click.option("--kernel", metavar="RELEASE", help="Default: the running kernel.")
+    return kernel(local_options(function))
+
+
+def local_options(function: F) -> F:
+    """A kernel of one's own by its files: passed as `local`."""
 
     @functools.wraps(function)
     def run(
@@ -59,7 +65,6 @@ def kernel_options(function: F) -> F:
 
     for option in reversed(
         (
-            click.option("--kernel", metavar="RELEASE", help="Default: the running kernel."),
             click.option("--image", type=FILE, help="Your own kernel: its vmlinuz or vmlinux."),
             click.option(
                 "--source-dir",

@@ -7,6 +7,7 @@ import errno
 import fcntl
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -40,6 +41,8 @@ def tiny_disk(tmp_path: Path) -> Iterator[Path]:
     """A real file system of 64 kB."""
     disk = tmp_path / "disk"
     disk.mkdir()
+    if shutil.which("mount") is None:
+        pytest.skip("mounting a small tmpfs needs mount")
     mounted = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)],
         capture_output=True,
@@ -117,7 +120,8 @@ def test_an_exception_while_filling_leaves_nothing(tmp_path: Path) -> None:
 
 
 FILL = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in background jobs
 from pathlib import Path
 from rebootless.base.fs import filling_directory
 with filling_directory(Path(sys.argv[1])) as aside:

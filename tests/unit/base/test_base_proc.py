@@ -110,7 +110,8 @@ def test_a_time_out_ends_children_that_outlived_their_parent(tmp_path: Path) -> 
 
 
 CTRL_C = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in background jobs
 from rebootless.base import proc
 try:
     proc.run(["sh", "-c", "sleep 60 & echo $! > " + sys.argv[1] + "; wait"])

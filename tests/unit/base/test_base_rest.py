@@ -124,7 +124,8 @@ def test_foreign_errors_of_a_stage_are_translated(tmp_path: Path) -> None:
 
 
 STAGE = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in background jobs
 from pathlib import Path
 from rebootless.base.workdir import Workdir
 with Workdir(Path(sys.argv[1])).running("1-orig", "x") as folder:

@@ -23,7 +23,8 @@ PACKAGE_ROOT = str(Path(rebootless.__file__).parents[1])
 
 # Runs the real main() with one more verb, `fail`, whose body is the code given.
 HARNESS = """
-import sys, types, click
+import signal, sys, types, click
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in background jobs
 from rebootless import __main__
 from rebootless.cli import root
 from rebootless.cli.options import verb

@@ -13,7 +13,7 @@ from ..output import Facts, Output, Page
 @verb
 @click.argument("bundle", type=FILE)
 @transition_options
-@click.option("--force", is_flag=True, help="Go on despite warnings about this machine.")
+@click.option("--force", is_flag=True, help="Short for --on-timeout force.")
 def command(
     out: Output,
     bundle: Path,

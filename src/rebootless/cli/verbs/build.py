@@ -70,11 +70,11 @@ def render(page: Page, facts: Facts) -> None:
     manifest = facts["manifest"]
     page.pairs(
         [
-            ("bundle", facts["bundle_path"]),
+            ("bundle", facts["bundle"]),
             ("kernel", manifest["kernel"]["release"]),
             ("fixes", manifest["cves"]),
-            ("report", facts["report_path"]),
-            ("seconds", sum(facts["stages"].values())),
+            ("report", facts["report"]),
+            ("seconds", sum(facts["seconds"].values())),
         ]
     )
     page.table(
@@ -85,3 +85,5 @@ def render(page: Page, facts: Facts) -> None:
             for f in o["functions"]
         ],
     )
+    for finding in facts["warnings"]:
+        page.line(f"warning: {finding['message']}")

@@ -1,23 +1,54 @@
-"""`rebootless demo`: the whole way, on a real bug, in a virtual machine."""
+"""`rebootless demo`: the whole way, on a real update, in a virtual machine."""
 
 from __future__ import annotations
 
-from ..options import verb
+from pathlib import Path
+
+import click
+
+from ..options import DIRECTORY, verb
 from ..output import Facts, Output, Page
+from .test import render as render_test
 
 
 @verb
-def command(out: Output) -> None:
-    """Fix a real kernel bug live, in a virtual machine, from source to proof.
+@click.option(
+    "--folder",
+    type=DIRECTORY,
+    default=Path("out/demo"),
+    show_default=True,
+    help="Where the patch, the bundle and the reports go.",
+)
+@click.option("--own", is_flag=True, help="A patch of ours that shows in /proc/version.")
+def command(out: Output, folder: Path, own: bool) -> None:
+    """Patch a stock kernel live, in a virtual machine, from source to proof.
 
-    Downloads a stock kernel and its source once (about 300 MB), builds the fix, shows the bug in
-    the running kernel, applies the patch, and shows that it is gone. Changes nothing here.
+    Takes the newest small update of the distribution's kernel, builds it for the kernel before
+    it, applies it in QEMU under load, and undoes it. Downloads about 300 MB the first time.
+    Changes nothing on this machine's kernel.
     """
     from ... import pipeline
 
-    out.show(pipeline.demo(monitor=out.monitor), render)
+    out.show(pipeline.demo(folder=folder, own=own, monitor=out.monitor), render)
 
 
 def render(page: Page, facts: Facts) -> None:
-    """Every single fact."""
-    page.pairs([(k.replace("_", " "), v) for k, v in facts.items() if k != "schema"])
+    """What was patched, how the test went, and where everything lies."""
+    page.pairs([("patched", facts["title"]), ("kernel", facts["kernel"])])
+    page.table(
+        ["object", "function", "old size", "new size"],
+        [
+            (o["name"], f["name"], f["size_old"], f["size_new"])
+            for o in facts["build"]["manifest"]["objects"]
+            for f in o["functions"]
+        ],
+    )
+    render_test(page, facts["test"])
+    page.pairs(
+        [
+            ("source patch", facts["patch"]),
+            ("bundle", facts["bundle"]),
+            ("report", facts["report_text"]),
+            ("report as JSON", facts["report_json"]),
+        ]
+    )

@@ -20,25 +20,44 @@ def command(out: Output, path: Path) -> None:
 
 
 def render(page: Page, facts: Facts) -> None:
-    """The single facts as pairs, then a table per list of records."""
-    flat = {**facts, **facts.get("manifest", {})}
-    flat |= flat.pop("kernel", {}) if isinstance(flat.get("kernel"), dict) else {}
+    """What it is and for which kernel, the functions, the modules."""
+    if facts["kind"] == "module":
+        _module(page, facts)
+        return
+    manifest = facts["manifest"]
+    kernel = manifest["kernel"]
     page.pairs(
         [
-            (name.replace("_", " "), value)
-            for name, value in flat.items()
-            if name != "schema" and not _is_table(value) and not isinstance(value, dict)
+            ("bundle", f"{manifest['name']} {manifest['version']}"),
+            ("id", facts["id"]),
+            ("kernel", kernel["release"]),
+            ("build id", kernel["build_id"]),
+            ("source version", kernel["source_version"]),
+            ("compiler", manifest["toolchain"]),
+            ("fixes", manifest["cves"]),
+            ("replaces all others", manifest["replace"]),
+            ("tested", facts["tested"]),
         ]
     )
-    for patched in flat.get("objects", ()):
-        page.table(
-            ["object", "function", "position", "old size", "new size"],
-            [
-                (patched["name"], f["name"], f["sympos"], f["size_old"], f["size_new"])
-                for f in patched["functions"]
-            ],
-        )
+    page.table(
+        ["object", "function", "position", "old size", "new size"],
+        [
+            (o["name"], f["name"], f["sympos"], f["size_old"], f["size_new"])
+            for o in manifest["objects"]
+            for f in o["functions"]
+        ],
+    )
+    for module in facts["modules"]:
+        _module(page, module)
 
 
-def _is_table(value: object) -> bool:
-    return isinstance(value, list) and any(isinstance(item, dict) for item in value)
+def _module(page: Page, module: Facts) -> None:
+    page.pairs(
+        [
+            ("module", module["name"]),
+            ("live patch", module["livepatch"]),
+            ("vermagic", module["vermagic"]),
+            ("depends on", module["depends"]),
+            ("symbols resolved by livepatch", module["livepatch_symbols"]),
+        ]
+    )

@@ -9,7 +9,7 @@ from ..output import Facts, Output, Page
 
 
 @verb
-@click.option("-v", "--verbose", is_flag=True, help="With functions and blocking tasks.")
+@click.option("-v", "--verbose", is_flag=True, help="With the functions of each patch.")
 def command(out: Output, verbose: bool) -> None:
     """Show how the running kernel is patched, and which tasks hold a transition up."""
     from ... import pipeline
@@ -19,7 +19,7 @@ def command(out: Output, verbose: bool) -> None:
 
 def render(page: Page, facts: Facts) -> None:
     """The kernel, its patches, their functions, the tasks in the way."""
-    patches = facts["livepatches"]
+    patches = facts["patches"]
     page.pairs(
         [
             ("kernel", facts["release"]),
@@ -31,16 +31,15 @@ def render(page: Page, facts: Facts) -> None:
     page.table(["patch", "state"], [(p["name"], p["state"]) for p in patches])
     page.table(
         ["patch", "object", "function"],
-        [
-            (p["name"], o["name"], f["name"])
-            for p in patches
-            for o in p["objects"]
-            for f in o["functions"]
-        ],
+        [(p["name"], f["object"], f["name"]) for p in patches for f in p.get("functions", ())],
     )
     page.table(
-        ["pid", "task", "holds the transition up in"],
-        [(b["pid"], b["comm"], b["in_function"] or b["wchan"]) for b in facts["blockers"]],
+        ["patch", "held up by pid", "task", "in"],
+        [
+            (p["name"], b["pid"], b["comm"], b["where"])
+            for p in patches
+            for b in p.get("blockers", ())
+        ],
     )
     if not patches:
         page.line("no live patch is applied")

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from ...base.errors import TestFailedError
-from ..options import FILE, verb
+from ..options import FILE, local_options, verb
 from ..output import Facts, Output, Page
+
+if TYPE_CHECKING:
+    from ...provider.local import LocalProvider
 
 
 @verb
@@ -24,7 +28,15 @@ from ..output import Facts, Output, Page
 @click.option(
     "--workload/--no-workload", default=True, show_default=True, help="Keep the guest busy."
 )
-def command(out: Output, bundle: Path, check: Path | None, before: str, workload: bool) -> None:
+@local_options
+def command(
+    out: Output,
+    bundle: Path,
+    check: Path | None,
+    before: str,
+    workload: bool,
+    local: LocalProvider | None,
+) -> None:
     """Try BUNDLE in a virtual machine: apply, check, undo, check, apply again.
 
     The log becomes part of the bundle. The exit code is 13 if the test failed.
@@ -32,7 +44,12 @@ def command(out: Output, bundle: Path, check: Path | None, before: str, workload
     from ... import pipeline
 
     report = pipeline.test(
-        bundle, check=check, expect_before=before, workload=workload, monitor=out.monitor
+        bundle,
+        check=check,
+        expect_before=before,
+        workload=workload,
+        local=local,
+        monitor=out.monitor,
     )
     facts = out.show(report, render)
     if facts["verdict"] != "passed":

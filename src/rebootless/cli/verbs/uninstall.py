@@ -17,7 +17,7 @@ def command(out: Output, name: str, root: Path) -> None:
     """Take back what install did for the patch NAME. A patch that is applied stays applied."""
     from ... import pipeline
 
-    out.show({"name": name, "removed": pipeline.uninstall(name, root)}, render)
+    out.show(pipeline.uninstall(name, root), render)
 
 
 def render(page: Page, facts: Facts) -> None:
