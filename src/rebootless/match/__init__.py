@@ -1,7 +1,8 @@
 """Layer 5: run-pre matching: proof that what was built is what the kernel ships."""
 
+from .result import DataMatch, FunctionMatch, Proven, Status, UnitMatch
 from .shipped import Shipped, ShippedModule, ShippedVmlinux
-from .unit import DataMatch, FunctionMatch, Proven, Status, UnitMatch, match_unit
+from .unit import match_unit
 
 __all__ = [
     "DataMatch",

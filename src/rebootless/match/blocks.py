@@ -73,6 +73,21 @@ class Fields:
 
 
 @dataclass(frozen=True)
+class JumpSite:
+    """One struct jump_entry of the object: a branch that a static key switches.
+
+    `offset` and `target` are offsets in sections; `key` is a key (see above) or NO_KEY, and
+    `key_offset` what to take off the entry's key field (flags included) to get its place.
+    """
+
+    offset: int
+    target_section: int
+    target: int
+    key: int
+    key_offset: int
+
+
+@dataclass(frozen=True)
 class Block:
     """A function or a data section: where it is in the object, and what it looks like."""
 
@@ -85,7 +100,8 @@ class Block:
     code: U8 = field(repr=False)
     compared: Bool = field(repr=False)
     fields: Fields = field(repr=False)
-    jump_labels: tuple[int, ...]  # offsets of jump-label sites
+    sites: tuple[JumpSite, ...]  # jump labels
+    jump_labels: tuple[int, ...]  # their offsets in the block
     fentry: int | None  # offset of `call __fentry__`
 
     @cached_property
@@ -155,12 +171,14 @@ class BlockBuilder:
             hit = fields.offset[widths > step] + step
             compared[hit[hit < len(code)]] = False
         name = self.elf.symbols.names[symbols[0]] if symbols else section.name
-        labels = self._jump_labels.get(section.index, []) if is_code else []
-        inside = tuple(o - start for o in labels if start <= o < start + size)
+        sites = self._jump_sites.get(section.index, []) if is_code else []
+        inside = tuple(s for s in sites if start <= s.offset < start + size)
+        labels = tuple(s.offset - start for s in inside)
         fentry = self._fentry_site(fields) if is_code else None
         return Block(
-            name, section, start, size, symbols, is_code, code, compared, fields, inside, fentry
-        )
+            name, section, start, size, symbols, is_code, code, compared, fields, inside, labels,
+            fentry,
+        )  # fmt: skip
 
     def _fields(
         self, section: Section, start: int, size: int, raw: bytes, *, is_code: bool
@@ -212,19 +230,28 @@ class BlockBuilder:
         return np.array([not is_plain(s) for s in self.elf.sections] + [False])
 
     @cached_property
-    def _jump_labels(self) -> dict[int, list[int]]:
-        """Section index -> offsets of the jump-label sites (struct jump_entry: code, target, key).
+    def _jump_sites(self) -> dict[int, list[JumpSite]]:
+        """Section index -> its jump labels.
 
-        Only the first of each entry's three relocations is taken: entries are 16 bytes.
+        A struct jump_entry is 16 bytes with three relocations: code (+0), target (+4), key (+8).
         """
-        found: dict[int, list[int]] = {}
+        found: dict[int, list[JumpSite]] = {}
         table = self.elf.symbols
         for section in self.elf.sections_named("__jump_table"):
-            sites = self.elf.relocations(section)
-            for k in np.nonzero(sites.offset % 16 == 0)[0].tolist():
-                symbol = int(sites.symbol[k])
-                at = int(table.value[symbol]) + int(sites.addend[k])
-                found.setdefault(int(table.shndx[symbol]), []).append(at)
+            entries = self._fields(section, 0, section.size, b"", is_code=False)
+            at = {int(o): k for k, o in enumerate(entries.offset.tolist())}
+            for start in range(0, section.size - 15, 16):
+                if not {start, start + 4, start + 8} <= at.keys():
+                    continue
+                code, target, key = at[start], at[start + 4], at[start + 8]
+                owners = [int(table.shndx[int(entries.symbol[k])]) for k in (code, target)]
+                values = [
+                    int(table.value[int(entries.symbol[k])]) + int(entries.addend[k])
+                    for k in (code, target)
+                ]
+                offset = int(entries.addend[key]) + int(entries.base[key])
+                site = JumpSite(values[0], owners[1], values[1], int(entries.key[key]), offset)
+                found.setdefault(owners[0], []).append(site)
         return found
 
     def _fentry_site(self, fields: Fields) -> int | None:

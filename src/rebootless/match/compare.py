@@ -84,7 +84,7 @@ def _exact(
         return _difference(block, found, int(unequal[0]), reason)
     fields = block.fields
     used = ~np.isin(fields.offset, masked) if masked else np.ones(len(fields.offset), np.bool_)
-    same = Alignment(fields.offset, used, block.size, {}, explained)
+    same = Alignment(fields.offset, used, block.size, {}, block.jump_labels, explained)
     return _conclude(elf, block, shipped, place, found, same)
 
 
@@ -110,6 +110,9 @@ def _conclude(
     if isinstance(learned, int):
         return _difference(block, found, learned, "two references to one symbol disagree")
     learned.setdefault(block.section.index, place - block.start)
+    bad = _jump_labels(block, shipped, place, aligned.sites, learned)
+    if bad is not None:
+        return _difference(block, found, *bad)
     return Fit(place, learned, aligned.explained)
 
 
@@ -154,6 +157,31 @@ def _learn(block: Block, fields: Fields, used: Bool, values: U64) -> dict[int, i
         if key != NO_KEY and learned.setdefault(key, place) != place:
             return int(at)
     return learned
+
+
+def _jump_labels(
+    block: Block, shipped: Shipped, place: int, offsets: tuple[int, ...], learned: dict[int, int]
+) -> tuple[int, str] | None:
+    """Compares the table entries of the jump labels, and learns where their keys are.
+
+    Returns the offset and reason of the first that is another one.
+    """
+    if offsets == block.jump_labels and len(shipped.jump_labels(place, block.size)) > len(offsets):
+        strays = set(shipped.jump_labels(place, block.size)) - set(offsets)
+        return min(strays), "a jump label that the object does not have"
+    for site, offset in zip(block.sites, offsets, strict=True):
+        at = site.offset - block.start
+        entry = shipped.jump_entry(place + offset)
+        if entry is None:
+            return at, "is a jump label, and the shipped code is none"
+        target, key = entry
+        same_section = site.target_section == block.section.index
+        if same_section and offset == at and target != place - block.start + site.target:
+            return at, "a jump label with another target"
+        wanted = (key - site.key_offset) % (1 << 64)
+        if site.key != NO_KEY and learned.setdefault(site.key, wanted) != wanted:
+            return at, "a jump label with another key"
+    return None
 
 
 def _pool_mismatch(

@@ -40,14 +40,16 @@ class Alignment:
     """How a block lies over the shipped code.
 
     `offset` is where each field of the block is in the shipped code, `used` which of them mean
-    something there, `size` how long the shipped code is, and `short` maps a field to the target
-    of the short jump that is shipped in its place (relative to the function).
+    something there, `size` how long the shipped code is. `short` maps a field to the target of the
+    short jump that is shipped in its place (relative to the function). `sites` is where each jump
+    label of the block is.
     """
 
     offset: I64
     used: Bool
     size: int
     short: dict[int, int]
+    sites: tuple[int, ...]
     explained: tuple[str, ...]
 
 
@@ -240,7 +242,8 @@ def _branches_agree(block: Block, state: _State, end: int) -> Alignment | Misali
         (len(state.skipped) + len(state.skipped_theirs), "alignment nops"),
     )
     explained = tuple(f"{n} {what}" if what[-1] == "s" else what for n, what in notes if n)
-    return Alignment(state.offset, state.used, end, state.short, explained)
+    sites = tuple(state.where.get(at, -1) for at in block.jump_labels)
+    return Alignment(state.offset, state.used, end, state.short, sites, explained)
 
 
 def _signed(value: int) -> int:

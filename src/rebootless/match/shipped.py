@@ -95,6 +95,10 @@ class Shipped(Protocol):
         """The offsets of the jump-label sites among the `size` bytes at `place`."""
         ...
 
+    def jump_entry(self, place: int) -> tuple[int, int] | None:
+        """Target and key (with its flag bits) of the jump label at `place`, or None."""
+        ...
+
     def stray_relocation(self, place: int, size: int, offsets: I64) -> int | None:
         """The first offset that is relocated in the shipped file, and is not among `offsets`."""
         ...
@@ -102,6 +106,26 @@ class Shipped(Protocol):
     def section_name(self, place: int) -> str:
         """The name of the section that holds `place`, or ""."""
         ...
+
+
+JUMP_ENTRY = np.dtype([("code", "<i4"), ("target", "<i4"), ("key", "<i8")])
+
+
+@dataclass(frozen=True)
+class JumpTable:
+    """The jump labels of a shipped file: place of the site -> (target, key with flags)."""
+
+    entries: dict[int, tuple[int, int]]
+
+    @cached_property
+    def _sites(self) -> list[int]:
+        return sorted(self.entries)
+
+    def within(self, place: int, size: int) -> tuple[int, ...]:
+        """The offsets of the sites among the `size` bytes at `place`."""
+        first = bisect.bisect_left(self._sites, place)
+        last = bisect.bisect_left(self._sites, place + size)
+        return tuple(s - place for s in self._sites[first:last])
 
 
 @lru_cache(maxsize=1 << 18)
@@ -189,22 +213,25 @@ class ShippedVmlinux:
         return None  # linked: no relocations are left
 
     @cached_property
-    def _jump_sites(self) -> list[int]:
-        """Every jump-label site: where `code` of each struct jump_entry points to."""
+    def _jumps(self) -> JumpTable:
         start = self.symbols.addresses("__start___jump_table")
         end = self.symbols.addresses("__stop___jump_table")
         if not start or not end:
-            return []
-        table = self.available(start[0], end[0] - start[0])
-        code = np.frombuffer(table[: len(table) // 16 * 16], "<i4")[::4].astype(np.int64)
-        sites = code.astype(np.uint64) + np.uint64(start[0])
-        sites += np.arange(len(code), dtype=np.uint64) * 16
-        return sorted(sites.tolist())
+            return JumpTable({})
+        raw = self.available(start[0], end[0] - start[0])
+        entries = np.frombuffer(raw[: len(raw) // 16 * 16], JUMP_ENTRY)
+        at = np.uint64(start[0]) + np.arange(len(entries), dtype=np.uint64) * 16
+        code, target, key = (
+            (entries[name].astype(np.int64).astype(np.uint64) + at + shift).tolist()
+            for name, shift in (("code", 0), ("target", 4), ("key", 8))
+        )
+        return JumpTable(dict(zip(code, zip(target, key, strict=True), strict=True)))
 
     def jump_labels(self, place: int, size: int) -> tuple[int, ...]:
-        first = bisect.bisect_left(self._jump_sites, place)
-        last = bisect.bisect_left(self._jump_sites, place + size)
-        return tuple(s - place for s in self._jump_sites[first:last])
+        return self._jumps.within(place, size)
+
+    def jump_entry(self, place: int) -> tuple[int, int] | None:
+        return self._jumps.entries.get(place)
 
     def section_name(self, place: int) -> str:
         section = self.image.section_at(place)
@@ -369,20 +396,22 @@ class ShippedModule:
         return int(strays[0]) if len(strays) else None
 
     @cached_property
-    def _jump_sites(self) -> list[int]:
-        """Every jump-label site: the relocation of `code` of each struct jump_entry."""
-        sites: list[int] = []
+    def _jumps(self) -> JumpTable:
+        found: dict[int, tuple[int, int]] = {}
         for section in self.elf.sections_named("__jump_table"):
-            found = self.elf.relocations(section)
-            code = found.offset % np.uint64(16) == 0
-            addends = found.addend[code].astype(np.uint64)
-            sites += (self.places[found.symbol[code]] + addends).tolist()
-        return sorted(sites)
+            relocations = self.elf.relocations(section)
+            places = self.places[relocations.symbol] + relocations.addend.astype(np.uint64)
+            at = dict(zip(relocations.offset.tolist(), places.tolist(), strict=True))
+            for start in range(0, section.size - 15, 16):
+                if {start, start + 4, start + 8} <= at.keys():
+                    found[at[start]] = at[start + 4], at[start + 8]
+        return JumpTable(found)
 
     def jump_labels(self, place: int, size: int) -> tuple[int, ...]:
-        first = bisect.bisect_left(self._jump_sites, place)
-        last = bisect.bisect_left(self._jump_sites, place + size)
-        return tuple(s - place for s in self._jump_sites[first:last])
+        return self._jumps.within(place, size)
+
+    def jump_entry(self, place: int) -> tuple[int, int] | None:
+        return self._jumps.entries.get(place)
 
     def section_name(self, place: int) -> str:
         section = self._section_at(place)

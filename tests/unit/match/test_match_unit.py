@@ -222,7 +222,9 @@ def test_equal_code_is_told_apart_by_order_or_ambiguous(tmp_path: Path) -> None:
 
 LABELS = """
 extern int shared; int helper(int);
-struct key { long v; } one_key;
+static struct key { long v; } one_key;
+extern char __start___jump_table[], __stop___jump_table[];
+long table_size(void) { return __stop___jump_table - __start___jump_table; }
 #ifdef SHIPPED
 #define SITE ".byte 0x0f, 0x1f, 0x44, 0x00, 0x00\\n"
 #else
@@ -247,9 +249,21 @@ int plain(int x) {
 
 def test_jump_labels_are_explained(tmp_path: Path) -> None:
     shipped = vmlinux(tmp_path, {"one": LABELS, "lib": LIB}, "-DSHIPPED")
-    result = match_unit(built(tmp_path, "one", LABELS), shipped)
+    elf = built(tmp_path, "one", LABELS)
+    result = match_unit(elf, shipped)
     assert set(states(result).values()) == {"matched"}
     assert result.by_name["label"].explained == ("1 jump-label sites",)
+    # only the entry in __jump_table tells where the static key is
+    (index,) = elf.symbols.by_name["one_key"]
+    assert result.proven[index].place == shipped.candidates("one_key")[0]
+
+
+def test_a_jump_label_of_another_key_is_a_difference(tmp_path: Path) -> None:
+    code = LABELS.replace("} one_key;", "} one_key, no_key;").replace("&one_key", "&no_key")
+    shipped = vmlinux(tmp_path, {"one": code, "lib": LIB}, "-DSHIPPED")
+    result = match_unit(built(tmp_path, "one", LABELS), shipped)
+    assert states(result)["label"] == "mismatched"
+    assert "refers to no_key+0x0, not to one_key" in result.by_name["label"].reason
 
 
 def test_a_nop_too_much_is_a_difference(tmp_path: Path) -> None:
