@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import select
+import shutil
 import subprocess
 import tempfile
 import time
@@ -44,6 +45,7 @@ class VmConfig:
             f"console=ttyS0 panic=-1 rebootless.idle={self.idle_timeout} {self.cmdline}".strip()
         )
         return [
+            *_dies_with_us(),
             which(self.qemu, hint="install qemu-system-x86"),
             *("-accel", "tcg,thread=single", "-cpu", "max", "-m", str(self.memory_mib)),
             *("-smp", str(self.cpus), "-display", "none", "-monitor", "none", "-no-reboot"),
@@ -51,6 +53,17 @@ class VmConfig:
             *("-initrd", str(initramfs), "-append", parameters),
             *("-serial", f"file:{log}", "-serial", "stdio"),
         ]
+
+
+def _dies_with_us() -> list[str]:
+    """A prefix that makes the kernel end QEMU when the thread that started it ends.
+
+    So not even SIGKILL to us leaves a guest behind. Without setpriv (util-linux) the guest's
+    agent notices after `idle_timeout`. A guest is to be used by the thread that booted it, or by
+    threads that end before that one.
+    """
+    setpriv = shutil.which("setpriv")
+    return [setpriv, "--pdeath-signal", "KILL", "--"] if setpriv else []
 
 
 class Vm:

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import lzma
 import os
-import sys
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "engine"))
 from engine_fake import module_blob
 
 from rebootless.base.errors import NotFoundError, PatchInputError

@@ -1,0 +1,145 @@
+"""Real kernels, guests and test patches for the tests that boot.
+
+The kernel is the newest cloud kernel that the cache or the archive has. To test another one, set
+REBOOTLESS_TEST_KERNEL to its release; or set REBOOTLESS_TEST_IMAGE_ROOT to an unpacked image
+package and REBOOTLESS_TEST_TREE to a source tree prepared for it, and nothing is fetched.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from rebootless.base.errors import RebootlessError
+from rebootless.base.events import NullMonitor
+from rebootless.base.proc import run
+from rebootless.compile import tree as trees
+from rebootless.lab.guest import Guest
+from rebootless.lab.image import GuestImage
+from rebootless.lab.machine import GuestMachine
+from rebootless.lab.vm import Vm, VmConfig
+from rebootless.provider.debian import DebianProvider
+
+sys.path.insert(0, str(Path(__file__).parent))  # for the helpers; tests are imported by path
+
+MODULE_SOURCES = Path(__file__).parent / "modules"
+PATCHES = ("rl_cmdline", "rl_replace", "rl_missing", "rl_warns", "rl_sleep", "rl_dummy")
+
+
+@dataclass(frozen=True)
+class StockKernel:
+    """A kernel as its distribution ships it, and what builds modules for it."""
+
+    release: str
+    image: Path
+    modules: Path
+    command: Callable[[str, str], list[str]]  # make with its arguments
+    lock: Callable[[], AbstractContextManager[None]]
+
+
+@dataclass
+class Lab:
+    """A booted guest with all test patches in it."""
+
+    vm: Vm
+    guest: Guest
+    machine: GuestMachine
+
+
+BootGuest = Callable[..., AbstractContextManager[Lab]]
+
+
+def _given_kernel(root: Path, source: Path) -> StockKernel:
+    modules = next(iter(sorted((root / "lib/modules").iterdir())))
+    release = modules.name
+    compiler = os.environ.get("REBOOTLESS_TEST_CC", "gcc-12")
+    return StockKernel(
+        release,
+        root / "boot" / f"vmlinuz-{release}",
+        modules,
+        lambda *targets: trees.make_command(source, release, compiler, *targets),
+        contextlib.nullcontext,
+    )
+
+
+def _archive_kernel() -> StockKernel:
+    provider = DebianProvider()
+    release = os.environ.get("REBOOTLESS_TEST_KERNEL")
+    if not release:
+        offered = [k for k in provider.list() if k.release.endswith("-cloud-amd64")]
+        if not offered:
+            pytest.skip("no cloud kernel is offered, so NOTHING is tested in QEMU")
+        release = offered[-1].release
+    files = provider.fetch(release, NullMonitor())
+    if files.modules is None:
+        pytest.skip(f"{release} comes without modules, so NOTHING is tested in QEMU")
+    tree = trees.prepare(files, NullMonitor())
+    return StockKernel(release, files.image, files.modules, tree.make, tree.locked)
+
+
+@pytest.fixture(scope="session")
+def kernel() -> StockKernel:
+    """The kernel under test."""
+    for program in ("qemu-system-x86_64", "busybox"):
+        if shutil.which(program) is None:
+            pytest.skip(f"{program} is not installed, so NOTHING is tested in QEMU")
+    root, source = (os.environ.get(f"REBOOTLESS_TEST_{n}") for n in ("IMAGE_ROOT", "TREE"))
+    if root and source:
+        return _given_kernel(Path(root), Path(source))
+    try:
+        return _archive_kernel()
+    except RebootlessError as exc:
+        pytest.skip(f"no kernel to boot, so NOTHING is tested in QEMU: {exc.message}")
+
+
+@pytest.fixture(scope="session")
+def patches(kernel: StockKernel, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The test patches, built for the kernel under test."""
+    folder = tmp_path_factory.mktemp("modules") / "rl"
+    shutil.copytree(MODULE_SOURCES, folder)
+    with kernel.lock():
+        run(kernel.command(f"M={folder}", "modules"), timeout=300)
+    return {name: (folder / f"{name}.ko").read_bytes() for name in PATCHES}
+
+
+@pytest.fixture(scope="session")
+def boot(
+    kernel: StockKernel, patches: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory
+) -> BootGuest:
+    """Boots a guest: `with boot(cmdline=..., cpus=...) as lab:`."""
+
+    @contextlib.contextmanager
+    def boot_guest(**options: object) -> Iterator[Lab]:
+        stored = {name: f"/lab/patches/{name}.ko" for name in patches}
+        files = {path: (patches[name], 0o644) for name, path in stored.items()}
+        files |= options.pop("files", {})  # type: ignore[operator]
+        image = GuestImage(kernel.modules, carry=("dummy", "loop"), files=files)
+        log = tmp_path_factory.mktemp("guest") / "console.log"
+        with Vm(VmConfig(kernel.image, **options), image, log) as vm:  # type: ignore[arg-type]
+            guest = Guest(vm)
+            yield Lab(vm, guest, GuestMachine(guest, stored))
+
+    return boot_guest
+
+
+@pytest.fixture(scope="module")
+def shared_lab(boot: BootGuest) -> Iterator[Lab]:
+    """One guest for the tests of a module that leave it as they found it."""
+    with boot(cpus=2) as lab:
+        yield lab
+
+
+@pytest.fixture
+def lab(shared_lab: Lab) -> Iterator[Lab]:
+    """The shared guest; no patch may be left in it."""
+    yield shared_lab
+    assert shared_lab.machine.glob(["/sys/kernel/livepatch/*"]) == []
+    assert "rl_" not in shared_lab.guest.run("cat /proc/modules").output
