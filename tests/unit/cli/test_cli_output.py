@@ -81,7 +81,10 @@ def test_cells() -> None:
 
 def test_on_a_terminal_the_same_words_appear_in_a_table() -> None:
     """A real terminal: a pseudo terminal around the real program."""
-    leader, follower = pty.openpty()
+    try:
+        leader, follower = pty.openpty()
+    except OSError:
+        pytest.skip("no pseudo terminal to be had here (/dev/pts)")
     environment = {
         **os.environ,
         "PYTHONPATH": str(Path(rebootless.__file__).parents[1]),

@@ -1,0 +1,144 @@
+"""Verbs end to end, as far as they go without a kernel to patch: real objects, real bundles."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import rebootless
+from rebootless.bundle.archive import create, write
+from rebootless.bundle.manifest import Manifest, PatchedFunction, PatchedObject, TargetKernel
+
+SOURCE = """
+extern int printk(const char *, ...);
+int limit(int n) { return n > %d ? printk("too much") : n; }
+int same(int n) { return n * 3; }
+"""
+FLAGS = [
+    "-c",
+    "-O2",
+    "-ffunction-sections",
+    "-fdata-sections",
+    "-pg",
+    "-mfentry",
+    "-fno-pie",
+    "-mcmodel=kernel",
+]
+
+
+def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    package = str(Path(rebootless.__file__).parents[1])
+    return subprocess.run(
+        [sys.executable, "-m", "rebootless", *map(str, arguments)],
+        capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": package, "PATH": path},
+    )  # fmt: skip
+
+
+@pytest.fixture
+def objects(tmp_path: Path) -> tuple[Path, Path, Path]:
+    """The same unit twice, and once with another limit."""
+    if shutil.which("gcc") is None:
+        pytest.skip("there is no gcc")
+    found = []
+    for name, limit in (("orig", 10), ("again", 10), ("patched", 20)):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "unit.c").write_text(SOURCE % limit)
+        subprocess.run(["gcc", *FLAGS, "unit.c"], cwd=folder, check=True)
+        found.append(folder / "unit.o")
+    return found[0], found[1], found[2]
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    manifest = Manifest(
+        name="fix_it",
+        version="1",
+        kernel=TargetKernel("1.2.3-none", "ab" * 20, "x86_64", "1.2.3-none SMP", "1.2.3-1"),
+        objects=(PatchedObject("vmlinux", (PatchedFunction("f", 0, 10, 12, 4096),)),),
+        replace=False,
+        toolchain="gcc",
+        tool_version="0",
+    )
+    path = tmp_path / "fix_it.rlp"
+    write(create(manifest, {"modules/fix_it.ko": b"no module"}), path)
+    return path
+
+
+def test_diff_answers_by_its_exit_code(objects: tuple[Path, Path, Path]) -> None:
+    orig, again, patched = objects
+    changed = run("diff", orig, patched)
+    assert changed.returncode == 0, changed.stderr
+    assert "limit" in changed.stdout
+    assert "same" not in changed.stdout
+    nothing = run("diff", orig, again)
+    assert (nothing.returncode, nothing.stdout) == (3, "no change\n")
+
+
+def test_diff_as_json(objects: tuple[Path, Path, Path]) -> None:
+    facts = json.loads(run("diff", objects[0], objects[2], "--json").stdout)
+    assert facts["schema"] == 1
+    assert [f["name"] for f in facts["changed"]] == ["limit"]
+
+
+def test_diff_of_something_else(tmp_path: Path) -> None:
+    path = tmp_path / "x.o"
+    path.write_text("no object")
+    result = run("diff", path, path)
+    assert result.returncode == 4
+    assert "not an ELF file" in result.stderr
+
+
+def test_install_and_uninstall_in_a_root_directory(bundle: Path, tmp_path: Path) -> None:
+    if shutil.which("rebootless", path=str(Path(sys.executable).parent)) is None:
+        pytest.skip("rebootless is not installed in this environment")
+    root = tmp_path / "root"
+    installed = run("install", bundle, "--root", root, "--json")
+    assert installed.returncode == 0, installed.stderr
+    facts = json.loads(installed.stdout)
+    assert Path(facts["path"]).read_bytes() == bundle.read_bytes()
+    assert (root / "etc/systemd/system/rebootless.service").exists()
+    assert run("uninstall", "fix_it", "--root", root).returncode == 0
+    assert not Path(facts["path"]).exists()
+    again = run("uninstall", "fix_it", "--root", root)
+    assert again.returncode == 10
+    assert "not installed" in again.stderr
+
+
+@pytest.mark.parametrize("verb", ["apply", "install", "inspect", "test"])
+def test_a_damaged_bundle_never_gets_anywhere(verb: str, bundle: Path, tmp_path: Path) -> None:
+    damaged = bytearray(bundle.read_bytes())
+    damaged[60] ^= 0xFF
+    bundle.write_bytes(damaged)
+    root = ["--root", str(tmp_path / "root")] if verb == "install" else []
+    result = run(verb, bundle, *root)
+    assert result.returncode == 8
+    assert result.stderr.startswith(f"error: {bundle}: ")
+    assert not (tmp_path / "root").exists()
+
+
+def test_inspect_of_a_file_that_is_neither(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.write_text("x")
+    assert run("inspect", path).returncode == 8
+
+
+def test_status_has_a_schema() -> None:
+    facts = json.loads(run("status", "--json").stdout)
+    assert facts["schema"] == 1
+    assert facts["release"] == os.uname().release
+
+
+def test_doctor_answers_for_a_purpose() -> None:
+    facts = json.loads(run("doctor", "--json").stdout)
+    for purpose in ("apply", "build", "test"):
+        expected = 0 if facts["can"][purpose]["ok"] else 1
+        assert run("doctor", "--for", purpose).returncode == expected
