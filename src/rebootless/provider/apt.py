@@ -17,6 +17,8 @@ import contextlib
 import json
 import os
 import re
+import shutil
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -26,8 +28,9 @@ from pathlib import Path
 from ..base import proc
 from ..base.errors import NotFoundError, RebootlessError, ResourceError
 from ..base.events import Monitor, NullMonitor, StageReport, Warned, stage
-from ..base.fs import atomic_write, cache_root, locked
+from ..base.fs import atomic_write, cache_root, locked, os_failure
 from ..base.workdir import fingerprint
+from . import deb
 from . import sources as apt_sources
 from .packages import ListFile, Package, read_lists
 from .sources import Source
@@ -35,6 +38,8 @@ from .sources import Source
 HELPER = "/usr/lib/apt/apt-helper"
 MAX_AGE = 3600.0  # seconds until lists count as old
 RETRY_AGE = 300.0  # seconds until a failed refresh is tried again on its own
+LISTS_SPACE = 150 << 20  # bytes; a large suite is 30 MB of lists
+UPDATE_TIMEOUT = 600.0  # seconds
 _LIST_END = "_Packages"
 _HINT_APT = "rebootless reads Debian's archive through apt; on other systems give your own files"
 
@@ -50,6 +55,7 @@ Acquire::IndexTargets::deb::Packages {{
 }};
 Acquire::Languages "none";
 Acquire::GzipIndexes "true";
+Acquire::PDiffs "false";
 Acquire::Retries "1";
 Acquire::http::Timeout "20";
 Acquire::https::Timeout "20";
@@ -148,9 +154,10 @@ class AptArchive:
             if not package.sha256:
                 raise ResourceError(f"the archive gives no SHA-256 for {package.name}")
             argv += [package.uri, target, f"SHA256:{package.sha256}"]
-        log_path = directory / "download.log"
-        with log_path.open("wb") as log:
-            process = proc.spawn(argv, stdout=log, stderr=log)
+        need_space(directory, sum(p.size + p.installed_size for p in packages))
+        # Standard error has the errors alone: too little to fill the pipe.
+        process = proc.spawn(argv, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        assert process.stderr is not None
         total = sum(p.size for p in packages)
         try:
             while process.poll() is None:
@@ -159,13 +166,15 @@ class AptArchive:
                 if report is not None:
                     done = sum(t.stat().st_size for t in targets if t.exists())
                     report.progress(done, total, f"{done >> 20} of {total >> 20} MiB")
-                with contextlib.suppress(Exception):
+                with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(0.1)
+            output = process.stderr.read().decode(errors="replace")
         finally:
             proc.kill_group(process)
-        output = log_path.read_text(errors="replace")
-        log_path.unlink()
+            process.stderr.close()
         if process.returncode != 0:
+            if deb.is_full(directory):
+                output += "\nE: No space left on device"
             raise download_failure(packages, output)
         return tuple(targets)
 
@@ -176,9 +185,10 @@ class AptArchive:
         if refresh:  # who had no kernels may have some now
             memory = _Memory(memory.suites, ())
         wanted = self._wanted(memory)
-        if refresh or self._is_old(wanted):
-            self._refresh(memory, monitor)
         lists = self._list_files(wanted)
+        if refresh or not lists or self._is_old(wanted):
+            self._refresh(memory, monitor)
+            lists = self._list_files(wanted)
         if not lists:
             raise self._no_lists(wanted)
         found = read_lists(lists, HELPER, self.root / "index.json")
@@ -192,6 +202,7 @@ class AptArchive:
     def _refresh(self, memory: _Memory, monitor: Monitor, *, quiet: bool = False) -> None:
         """Runs apt's update over the wanted sources and notes which of them failed."""
         proc.which("apt-get", hint=_HINT_APT)
+        need_space(self.root, LISTS_SPACE)  # apt would hang on a full disk
         wanted = self._wanted(memory)
         if not wanted:
             raise NotFoundError(
@@ -203,7 +214,7 @@ class AptArchive:
             # apt's own package cache would cost a second more, and is of no use here.
             argv: list[str | Path] = ["apt-get", "-c", self._config(), "-q", "update"]
             argv += ["-o", "pkgCacheFile::Generate=false"]
-            result = proc.run(argv, check=False)
+            result = proc.run(argv, check=False, timeout=UPDATE_TIMEOUT)
             output = result.stdout + result.stderr
             report.result = f"{len(wanted)} suites"
         if "o space left on device" in output:
@@ -236,7 +247,7 @@ class AptArchive:
         }
         found = []
         for source in wanted:
-            for name in list_names(source, native_architecture()):
+            for name in apt_sources.list_names(source, native_architecture()):
                 if (path := there.get(name)) is not None:
                     found.append(ListFile(path, source))
         return tuple(found)
@@ -264,12 +275,14 @@ class AptArchive:
         # As root, apt drops to a user that may not enter root's cache directory.
         sandbox = 'APT::Sandbox::User "root";' if os.geteuid() == 0 else ""
         text = _CONFIG.format(root=self.root.absolute(), sandbox=sandbox)
-        with contextlib.suppress(OSError):
-            if path.read_text() == text:
+        try:
+            for name in ("state", "lists/partial", "cache/archives/partial", "sources.list.d"):
+                (self.root / name).mkdir(parents=True, exist_ok=True)
+            (self.root / "state" / "status").touch()
+            if path.is_file() and path.read_text() == text:
                 return path
-        for name in ("state", "lists/partial", "cache/archives/partial", "sources.list.d"):
-            (self.root / name).mkdir(parents=True, exist_ok=True)
-        (self.root / "state" / "status").touch()
+        except OSError as exc:
+            raise os_failure("write", self.root, exc) from exc
         atomic_write(path, text)
         return path
 
@@ -325,27 +338,15 @@ def native_architecture() -> str:
         return _architecture[0]
 
 
-def list_names(source: Source, architecture: str) -> tuple[str, ...]:
-    """The names that apt gives to the package lists of `source`, without "_Packages...".
-
-    apt names a list after its address: no scheme, slashes become underscores, and what would
-    then be unclear is quoted as in addresses.
-    """
-    uri = re.sub(r"^[a-z0-9+]+:(//)?([^/@]*@)?", "", source.uri.rstrip("/"))
-    if source.suite.endswith("/"):
-        places = [source.suite.rstrip("/")]
-    else:
-        places = [
-            f"dists/{source.suite}/{component}/binary-{arch}"
-            for component in source.components
-            for arch in (architecture, "all")
-        ]
-    return tuple(
-        re.sub(
-            r"[^!-~]|[\\\\|{}\[\]<>\"^~_=!@#$%&*]", lambda m: f"%{ord(m[0]):02x}", f"{uri}/{place}"
-        ).replace("/", "_")
-        for place in places
-    )
+def need_space(directory: Path, size: int) -> None:
+    """Raises ResourceError when fewer than `size` bytes are free where `directory` is."""
+    while not directory.exists():
+        directory = directory.parent
+    if (free := shutil.disk_usage(directory).free) < size:
+        raise ResourceError(
+            f"{size >> 20} MiB are needed in {directory}, and {free >> 20} MiB are free",
+            hint="free some space, or set REBOOTLESS_CACHE to a directory on a larger disk",
+        )
 
 
 def problem_of(source: Source, output: str) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -27,8 +29,7 @@ def extract(
     unpack: list[str | Path] = ["dpkg-deb", "--fsys-tarfile", deb]
     tar: list[str | Path] = ["tar", "-x", "-C", directory, "--no-same-owner"]
     tar += ["--no-same-permissions", "--wildcards", *(f"--exclude={e}" for e in exclude), *only]
-    error_path = directory / ".errors"
-    with error_path.open("wb") as errors:
+    with tempfile.TemporaryFile() as errors:
         producer = proc.spawn(unpack, stdout=subprocess.PIPE, stderr=errors)
         try:
             consumer = proc.spawn(tar, stdin=producer.stdout, stderr=errors)
@@ -45,11 +46,11 @@ def extract(
         finally:
             proc.kill_group(consumer)
             proc.kill_group(producer)
-    output = error_path.read_text(errors="replace")
-    error_path.unlink()
+        errors.seek(0)
+        output = errors.read().decode(errors="replace")
     if consumer.returncode == 0 and producer.returncode == 0:
         return
-    if "No space left" in output:
+    if "No space left" in output or is_full(directory):
         raise ResourceError(
             f"no space left in {directory} while unpacking {deb.name}", hint="free some space"
         )
@@ -59,3 +60,9 @@ def extract(
         output=output,
         hint="fetch the kernel again",
     )
+
+
+def is_full(directory: Path) -> bool:
+    """Whether the disk of `directory` has no room left to speak of (less than 1 MiB)."""
+    # Programs say so in many ways ("Wrote only 5120 of 10240 bytes"); the disk says it in one.
+    return shutil.disk_usage(directory).free < 1 << 20

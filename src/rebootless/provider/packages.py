@@ -29,7 +29,7 @@ _STANZA = re.compile(
     re.MULTILINE,
 )
 _UNWANTED = re.compile(r"-(dbg|unsigned|common|common-rt)$|^linux-(image|binary)-unsigned-")
-_FORMAT = 1
+_FORMAT = 2
 
 
 @total_ordering
@@ -53,13 +53,14 @@ class DebVersion:
 
 @dataclass(frozen=True)
 class Package:
-    """A package that can be downloaded. `uri` is its full address, `size` in bytes."""
+    """A package that can be downloaded from `uri`; `size` and `installed_size` are in bytes."""
 
     name: str
     version: str
     architecture: str
     uri: str
     size: int
+    installed_size: int
     sha256: str
     suite: str
 
@@ -91,6 +92,7 @@ def read_list(data: bytes, repo_uri: str, suite: str) -> list[Package]:
                 fields.get("Architecture", ""),
                 f"{repo_uri.rstrip('/')}/{fields['Filename'].removeprefix('./')}",
                 int(fields.get("Size", 0)),
+                int(fields.get("Installed-Size", 0)) << 10,
                 fields.get("SHA256", ""),
                 suite,
             )

@@ -188,3 +188,26 @@ def other_suite(sources: Iterable[Source], suite: str) -> tuple[Source, ...]:
             guess = replace(source, suite=name, where="asked for")
             guesses.setdefault(guess.key, guess)
     return tuple(guesses.values())
+
+
+def list_names(source: Source, architecture: str) -> tuple[str, ...]:
+    """The names that apt gives to the package lists of `source`, without "_Packages...".
+
+    apt names a list after its address: no scheme, slashes become underscores, and what would
+    then be unclear is quoted as in addresses.
+    """
+    uri = re.sub(r"^[a-z0-9+]+:(//)?([^/@]*@)?", "", source.uri.rstrip("/"))
+    if source.suite.endswith("/"):
+        places = [source.suite.rstrip("/")]
+    else:
+        places = [
+            f"dists/{source.suite}/{component}/binary-{arch}"
+            for component in source.components
+            for arch in (architecture, "all")
+        ]
+    return tuple(
+        re.sub(
+            r"[^!-~]|[\\\\|{}\[\]<>\"^~_=!@#$%&*]", lambda m: f"%{ord(m[0]):02x}", f"{uri}/{place}"
+        ).replace("/", "_")
+        for place in places
+    )

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shutil
 import signal
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -110,6 +112,24 @@ def test_tampered_package_is_refused(provider: DebianProvider, archive: Archive)
     with pytest.raises(ResourceError, match=r"linux-source-9\.9"):
         provider.fetch(RELEASE)
     assert not (provider.cache / "sources" / "9.9.1-1").exists()
+
+
+def test_too_little_space_is_told_before(
+    provider: DebianProvider, archive: Archive, tmp_path: Path
+) -> None:
+    provider.list()
+    huge = [replace(p, installed_size=1 << 60) for p in provider.archive.packages()]
+    with pytest.raises(ResourceError, match="MiB are needed in") as caught:
+        provider.archive.download(huge, tmp_path)
+    assert "REBOOTLESS_CACHE" in (caught.value.hint or "")
+
+
+def test_lost_lists_are_read_again(
+    provider: DebianProvider, archive: Archive, tmp_path: Path
+) -> None:
+    provider.list()
+    shutil.rmtree(provider.cache / "apt/lists")
+    assert [k.release for k in make_provider(archive, tmp_path).list()] == [RELEASE]
 
 
 def test_third_party_without_kernels_is_left_alone(archive: Archive, tmp_path: Path) -> None:

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from rebootless.provider.apt import list_names, problem_of
+from rebootless.provider.apt import problem_of
 from rebootless.provider.sources import (
     Source,
     for_architecture,
+    list_names,
     merge,
     other_suite,
     parse_deb822,
