@@ -24,7 +24,7 @@ from ..diff import Delta, diff
 from ..diff.delta import Finding
 from ..elf.model import ElfFile
 from ..elf.reader import read as read_elf
-from ..match.unit import Status, UnitMatch, match_unit
+from ..match import Status, UnitMatch, match_unit
 from ..module.emit import EmittedUnit, emit
 from ..module.link import Kbuild, PatchedFunction, PatchedObject, link
 from ..module.positions import KernelPositions

@@ -17,7 +17,7 @@ from ..kernel.modules import ModuleImage, find_module, load_module
 from ..kernel.symbols import SymbolIndex
 from ..kernel.symvers import Exports
 from ..kernel.symvers import parse as parse_symvers
-from ..match.shipped import Shipped, ShippedModule, ShippedVmlinux
+from ..match import Shipped, ShippedModule, ShippedVmlinux
 from ..module.resolve import VMLINUX
 from ..provider.apt import AptArchive
 from ..provider.base import KernelFiles, KernelInfo

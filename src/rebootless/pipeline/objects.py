@@ -14,7 +14,7 @@ from ..elf.constants import SectionFlag
 from ..elf.reader import parse
 from ..elf.reader import read as read_elf
 from ..engine import modinfo
-from ..match.unit import UnitMatch, match_unit
+from ..match import UnitMatch, match_unit
 from ..module.resolve import VMLINUX
 from ..provider.local import LocalProvider
 from .kernel import ShippedKernel, find
