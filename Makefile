@@ -33,7 +33,7 @@ lint: venv
 	@$(BIN)/python -m pytest -q tests/lint
 
 bench: venv
-	@$(BIN)/python -m bench
+	@set -e; for b in $(wildcard bench/*.py); do echo "== $$b"; $(BIN)/python $$b; done
 
 clean:
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis
