@@ -1,7 +1,8 @@
 """Layer 5: run-pre matching: proof that what was built is what the kernel ships."""
 
 from .result import DataMatch, FunctionMatch, Proven, Status, UnitMatch
-from .shipped import Shipped, ShippedModule, ShippedVmlinux
+from .shipped import Shipped, ShippedVmlinux
+from .shipped_module import ShippedModule
 from .unit import match_unit
 
 __all__ = [

@@ -55,9 +55,9 @@ _TABLES = (
 class Fields:
     """The relocated fields of a block, as parallel arrays; offsets are within the block.
 
-    `pool` marks references into mergeable sections: `pool_offset` is where in the section they
-    point to, `pool_delta` what to add to S + A to get the place they point to (an instruction's
-    operand is relative to the instruction's end).
+    `pool` marks references into mergeable sections: `pool_offset` is where in the section the
+    string or constant is, `pool_delta` what to add to S + A to get the place where it is shipped
+    (an instruction's operand is relative to the instruction's end).
     """
 
     offset: I64
@@ -206,6 +206,11 @@ class BlockBuilder:
             at = offset[relative]
             ends = np.array(instruction_ends(raw, at.tolist()), np.int64)
             pool_delta[relative] = ends - at
+        pool_offset = value + addend + pool_delta
+        # The linker moves what a section symbol plus addend points to, but with another symbol
+        # (gcc's .LC) what the symbol itself points to: `.LC4 + 10` may be the end of the string.
+        named = pool & (table.type[symbol] != SymbolType.SECTION)
+        pool_offset[named], pool_delta[named] = value[named], -addend[named]
         return Fields(
             offset=offset,
             type=kinds,
@@ -214,7 +219,7 @@ class BlockBuilder:
             base=np.where(tied, value, 0),
             pool=pool,
             pool_section=shndx,
-            pool_offset=value + addend + pool_delta,
+            pool_offset=pool_offset,
             pool_delta=pool_delta,
             symbol=symbol,
         )

@@ -8,8 +8,12 @@ function refers to. Those must agree between all functions, which
 * finds static locals although their numbers differ (`x.123` here, `x.456` there),
 * and carries on into data: a table found so is compared too, and its pointers tell more.
 
-What remains with several possible places is decided by order: the linker keeps the code of a unit
-together, so a place between two proven functions of the unit belongs to the unit.
+What remains with several possible places is decided by order, in two levels:
+
+1. the linker keeps the code of a unit together: a place between two proven functions of the unit
+   belongs to the unit (a `jhash` in the middle of af_netlink.o, of a dozen in the kernel);
+2. functions come in the order in which gcc wrote them, here as there: a place next to that of the
+   object's next or previous function is this one's (a `jhash` that comes first in its unit).
 """
 
 from __future__ import annotations
@@ -27,6 +31,9 @@ from .shipped import Shipped, folded
 def match_unit(orig: ElfFile, shipped: Shipped) -> UnitMatch:
     """Matches every function and data section of `orig` against the shipped kernel or module."""
     return _Matcher(orig, shipped).run()
+
+
+PADDING = 48  # more than lies between two functions: alignment, and the call padding
 
 
 @dataclass
@@ -49,13 +56,17 @@ class _Matcher:
         self.functions: dict[int, FunctionMatch] = {}
         self.data: dict[int, DataMatch] = {}
         self.families: dict[str, list[int]] = {}
+        self.order: dict[str, list[Block]] = {}  # functions by family, as gcc wrote them
+        self.placed: dict[tuple[int, int], int] = {}  # (section, start) of proven functions
         self.fresh: list[int] = []  # sections whose place was learned, content not yet compared
         self.data_sections = {s.index: s for s in self.builder.data_sections()}
         self._named: dict[tuple[int, int], bool] = {}
 
     def run(self) -> UnitMatch:
-        pending = [self._pend(block) for block in self.builder.functions()]
-        pending = self._settle(pending)
+        blocks = self.builder.functions()
+        for block in blocks:
+            self.order.setdefault(family(block.section.name), []).append(block)
+        pending = self._settle([self._pend(block) for block in blocks])
         while True:
             before = len(self.facts)
             self._data_by_name()
@@ -187,6 +198,7 @@ class _Matcher:
     def _fix(self, block: Block, fit: Fit) -> None:
         self._learn(fit.learned)
         self.families.setdefault(family(block.section.name), []).append(fit.place)
+        self.placed[block.section.index, block.start] = fit.place
         for index in block.symbols:
             self.functions[index] = FunctionMatch(
                 self.elf.symbols.names[index], index, Status.MATCHED, fit.place, block.size,
@@ -270,11 +282,27 @@ class _Matcher:
             self._narrow(item)
             proven = self.families.get(family(item.block.section.name), [])
             inside = [f for f in item.fits if proven and min(proven) < f.place < max(proven)]
+            if len(inside) != 1 and item.fits:
+                inside = [f for f in item.fits if self._adjacent(item.block, f.place)]
             if len(inside) == 1:
                 self._fix(item.block, inside[0])
             else:
                 rest.append(item)
         return self._settle(rest)
+
+    def _adjacent(self, block: Block, place: int) -> bool:
+        """Whether `place` is right before or behind where the function's neighbour is proven."""
+        row = self.order[family(block.section.name)]
+        at = next(k for k, other in enumerate(row) if other is block)
+        if at + 1 < len(row):
+            there = self.placed.get((row[at + 1].section.index, row[at + 1].start))
+            if there is not None and 0 <= there - (place + block.size) < PADDING:
+                return True
+        if at > 0:
+            there = self.placed.get((row[at - 1].section.index, row[at - 1].start))
+            if there is not None and 0 <= place - (there + row[at - 1].size) < PADDING:
+                return True
+        return False
 
     def _give_up(self, item: _Pending) -> None:
         """Says why a block could not be placed."""

@@ -206,7 +206,7 @@ int NAME2(int x) { return x + 2; }
 
 
 def test_equal_code_is_told_apart_by_order_or_ambiguous(tmp_path: Path) -> None:
-    """Equal static functions that nothing refers to: those inside of the unit are settled."""
+    """Equal static functions that nothing refers to."""
     units = {n: SAME.replace("NAME", n) for n in ("one", "two")}
     shipped = vmlinux(tmp_path, units, "-fno-toplevel-reorder")
     elf = built(tmp_path, "two", units["two"], "-fno-toplevel-reorder")
@@ -215,9 +215,35 @@ def test_equal_code_is_told_apart_by_order_or_ambiguous(tmp_path: Path) -> None:
     assert places["same"][1] < places["two1"][0] < places["twin"][1] < places["two2"][0]
     assert result.by_name["twin"].status is Status.MATCHED
     assert result.by_name["twin"].address == places["twin"][1]
-    # `same` comes first in the unit: nothing before it is proven
+    # `same` comes first in the unit, right before two1
+    assert result.by_name["same"].status is Status.MATCHED
+    assert result.by_name["same"].address == places["same"][1]
+
+
+def test_equal_code_alone_is_ambiguous(tmp_path: Path) -> None:
+    code = "static __attribute__((noinline, used)) int same(int x) { return x * 11 + 4; }\n"
+    shipped = vmlinux(tmp_path, {"one": code, "two": code})
+    result = match_unit(built(tmp_path, "two", code), shipped)
     assert result.by_name["same"].status is Status.AMBIGUOUS
     assert "nothing tells which" in result.by_name["same"].reason
+    assert result.mismatches == result.functions
+
+
+END = """
+int print(const char *, int);
+int end_of_text(const char *p) { const char *text = "some text"; return p == text + 14; }
+"""
+
+
+def test_reference_past_a_string(tmp_path: Path) -> None:
+    """The string itself is compared when a pointer past its end is what the code has."""
+    other = 'int first(int x) { return __builtin_strlen("other") + print("before", x); }\n'
+    code = "int print(const char *, int);\n" + other + END
+    for text, state in (("some text", "matched"), ("same text", "mismatched")):
+        units = {"lib": LIB, "one": code.replace("some text", text)}
+        shipped = vmlinux(tmp_path, units)
+        result = match_unit(built(tmp_path, "one", code), shipped)
+        assert states(result)["end_of_text"] == state
 
 
 LABELS = """
