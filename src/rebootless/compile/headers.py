@@ -8,6 +8,7 @@ which files it read.
 
 from __future__ import annotations
 
+import functools
 import posixpath
 import re
 from collections.abc import Iterable
@@ -17,14 +18,14 @@ from pathlib import Path
 from ..base import proc
 from ..base.fs import atomic_write, read_text
 
+# Where the compiler looks, in its order (LINUXINCLUDE in the top Makefile).
 ROOTS = (
-    "include",
     "arch/x86/include",
     "arch/x86/include/generated",
-    "include/uapi",
+    "include",
     "arch/x86/include/uapi",
     "arch/x86/include/generated/uapi",
-    "include/generated",
+    "include/uapi",
     "include/generated/uapi",
 )
 # Included by the command line of every unit.
@@ -38,6 +39,8 @@ TOPS = (
     "kernel", "lib", "mm", "net", "security", "sound", "virt",
 )  # fmt: skip
 PATTERN = r'^[[:space:]]*#[[:space:]]*include[[:space:]]*[<"][^>"]+[>"]'
+CONDITION = re.compile(r"^\s*#\s*(if|ifdef|ifndef|else|elif|endif)\b(.*)")
+INCLUDE = re.compile(r"""^\s*#\s*include\s*[<"]([^>"]+)""")
 LINE = re.compile(r'^([^:\n]+):[^<"\n]*([<"])([^>"\n]+)', re.MULTILINE)
 
 
@@ -72,14 +75,18 @@ class IncludeIndex:
         tail = posixpath.normpath(written).lstrip("./")
         if header != tail and not header.endswith("/" + tail):
             return False
-        prefix = header[: -len(tail)].rstrip("/")
-        if prefix in ROOTS:
-            return True
         # Another header of that name that is found first: the line means that one.
         beside = posixpath.join(posixpath.dirname(file), written)
         if (self.root / beside).is_file():
             return False
-        return not any((self.root / root / tail).is_file() for root in ROOTS)
+        first = _first_root(self.root, tail)
+        return first in ("", header[: -len(tail)].rstrip("/"))
+
+
+@functools.lru_cache(maxsize=100_000)
+def _first_root(tree: Path, name: str) -> str:
+    """The include directory in which `<name>` is found; "" when it is in none."""
+    return next((root for root in ROOTS if (tree / root / name).is_file()), "")
 
 
 def index(tree: Path, cache: Path) -> IncludeIndex:
@@ -89,8 +96,49 @@ def index(tree: Path, cache: Path) -> IncludeIndex:
     argv = ["grep", "-rEoI", "--include=*.[chS]", "--include=*.inc", "--include=*.lds", PATTERN]
     tops = [top for top in TOPS if (tree / top).is_dir()]
     text = proc.run([*argv, *tops], cwd=tree, check=False).stdout
+    text = _without_user_space(tree, text)
     atomic_write(cache, text)
     return parse_index(text, tree)
+
+
+def _without_user_space(tree: Path, text: str) -> str:
+    """Drops the include lines of headers that only user space sees (`#ifndef __KERNEL__`).
+
+    One of them, in uapi/linux/fs.h, would make every unit of the kernel include fscrypt.h.
+    """
+    roots = [root for root in ("include", "arch/x86/include") if (tree / root).is_dir()]
+    found = proc.run(["grep", "-rlw", "__KERNEL__", *roots], cwd=tree, check=False).stdout
+    hidden = {
+        (file, name) for file in found.split() for name in user_space_includes(tree / file)
+    }
+    return "".join(
+        line
+        for line in text.splitlines(keepends=True)
+        if not (match := LINE.match(line)) or (match.group(1), match.group(3)) not in hidden
+    )
+
+
+def user_space_includes(header: Path) -> set[str]:
+    """What a header includes only where `__KERNEL__` is not defined."""
+    hidden: set[str] = set()
+    seen: set[str] = set()
+    groups: list[bool | None] = []  # True: user space only, False: kernel only, None: both
+    for line in read_text(header).splitlines():
+        if match := CONDITION.match(line):
+            word, rest = match.groups()
+            if word == "endif":
+                groups[-1:] = []
+            elif word in ("else", "elif"):
+                if groups:
+                    last = groups[-1]
+                    groups[-1] = not last if last is not None and word == "else" else None
+            elif re.fullmatch(r"\s*(__KERNEL__|\(?defined\s*\(?__KERNEL__\)*)\s*(/\*.*)?", rest):
+                groups.append(word == "ifndef")
+            else:
+                groups.append(True if re.match(r"\s*!\s*defined\s*\(?__KERNEL__", rest) else None)
+        elif match := INCLUDE.match(line):
+            (hidden if True in groups else seen).add(match.group(1))
+    return hidden - seen
 
 
 def parse_index(text: str, tree: Path) -> IncludeIndex:
