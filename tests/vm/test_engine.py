@@ -192,7 +192,7 @@ def test_forced_transitions_end_and_a_forced_undo_leaves_the_module(boot, patche
         assert undone.transition.outcome == "forced"
         assert undone.remains == ("cannot remove module rl_sleep: it is in use [EAGAIN]",)
         lab.guest.check(f"kill {old} {new}")
-        with pytest.raises(StateError, match="undo rl_sleep removes it"):
+        with pytest.raises(StateError, match="rl_sleep is loaded, and is not in force"):
             livepatch.apply(lab.machine, patches["rl_sleep"])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import random
 import signal
@@ -33,12 +34,20 @@ def test_kernel_messages_do_not_mix_with_answers(lab):
     assert "noise" in lab.vm.console()
 
 
-def test_a_megabyte_there_and_back(lab):
-    blob = random.Random(1).randbytes(1_000_000)
-    lab.guest.put_file(blob, "/tmp/some dir/blob")
-    assert lab.guest.get_file("/tmp/some dir/blob") == blob
+def test_a_megabyte_comes_back_whole(lab):
+    lab.guest.check("head -c 1000000 /dev/urandom >/tmp/blob")
+    blob = lab.guest.get_file("/tmp/blob")
+    assert len(blob) == 1_000_000
+    digest = lab.guest.check("sha256sum </tmp/blob; rm /tmp/blob").split()[0]
+    assert hashlib.sha256(blob).hexdigest() == digest
     status, output = lab.guest.run("yes 0123456789abcde | head -c 1000000")
     assert (status, len(output)) == (0, 1_000_000)
+
+
+def test_files_and_long_commands_get_there_whole(lab):
+    blob = random.Random(1).randbytes(100_000)
+    lab.guest.put_file(blob, "/tmp/some dir/blob")
+    assert lab.guest.get_file("/tmp/some dir/blob") == blob
     assert lab.guest.run("# " + "x" * 50_000 + "\necho long").output == "long\n"
     lab.guest.check("rm -r '/tmp/some dir'")
 

@@ -68,9 +68,7 @@ def packages(facts: Facts) -> Check:
     missing = [p for p in ("apt-get", "dpkg-deb") if facts.programs.get(p) is None]
     if missing:
         why = f"no {', '.join(missing)}: kernels cannot be fetched"
-        return warning(
-            name, why, "give build your own kernel's files (--image, --source-dir...)"
-        )
+        return warning(name, why, "give build your own kernel's files (--image, --source-dir...)")
     return ok(name, "apt-get, dpkg-deb")
 
 

@@ -161,7 +161,7 @@ def check_state(
     if module_loaded:
         raise StateError(
             f"a module named {name} is loaded, and is not in force as a live patch",
-            hint=f"undo {name} removes it",
+            hint=f"undo {name} removes it (after a forced transition only a reboot does)",
         )
     taken = {f.key: patch.name for patch in present if patch.enabled for f in patch.functions}
     clashes = [f for f in wanted.functions if f.key in taken]

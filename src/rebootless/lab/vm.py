@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 
 from ..base.errors import ResourceError, TestFailedError
-from ..base.proc import kill_group, spawn, which
+from ..base.proc import kill_group, run, spawn, which
 from .image import GuestImage, build
 
 LOG_TAIL = 25
@@ -62,8 +62,10 @@ def _dies_with_us() -> list[str]:
     agent notices after `idle_timeout`. A guest is to be used by the thread that booted it, or by
     threads that end before that one.
     """
-    setpriv = shutil.which("setpriv")
-    return [setpriv, "--pdeath-signal", "KILL", "--"] if setpriv else []
+    prefix = ["setpriv", "--pdeathsig", "KILL", "--"]
+    if shutil.which("setpriv") and run([*prefix, "true"], check=False, timeout=10).returncode == 0:
+        return prefix
+    return []
 
 
 class Vm:

@@ -74,7 +74,7 @@ def test_a_leftover_module_of_that_name_is_named():
     machine.directories.add("/sys/module/fix")
     with pytest.raises(StateError) as caught:
         livepatch.apply(machine, module_blob("fix"))
-    assert caught.value.hint == "undo fix removes it"
+    assert "undo fix removes it" in (caught.value.hint or "")
 
 
 def test_two_patches_of_one_function_conflict_unless_it_replaces():
