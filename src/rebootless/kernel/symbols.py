@@ -73,6 +73,6 @@ class SymbolIndex:
         return int(self.table.addresses[last]) if last < len(self.table) else None
 
     def _range(self, address: int) -> tuple[int, int]:
-        wanted = np.uint64(address)
+        wanted = np.uint64(address & 0xFFFFFFFFFFFFFFFF)
         first = np.searchsorted(self.table.addresses, wanted, "left")
         return int(first), int(np.searchsorted(self.table.addresses, wanted, "right"))

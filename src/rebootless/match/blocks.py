@@ -19,13 +19,13 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
+from ..base.errors import ElfError
 from ..elf.constants import (
     RELOC_WIDTH,
     RESERVED_BASE,
     SHN_UNDEF,
     Binding,
     Reloc,
-    SectionType,
     SymbolType,
 )
 from ..elf.insn import instruction_ends
@@ -103,11 +103,12 @@ class Block:
     sites: tuple[JumpSite, ...]  # jump labels
     jump_labels: tuple[int, ...]  # their offsets in the block
     fentry: int | None  # offset of `call __fentry__`
+    unsupported: int | None  # offset of a relocation whose type is not known
 
     @cached_property
     def has_content(self) -> bool:
-        """Whether the file has bytes for it (not NOBITS)."""
-        return self.section.type != SectionType.NOBITS
+        """Whether the file has bytes for it (NOBITS sections have none)."""
+        return len(self.code) == self.size
 
 
 class BlockBuilder:
@@ -162,11 +163,18 @@ class BlockBuilder:
     def _block(
         self, section: Section, start: int, size: int, symbols: tuple[int, ...], *, is_code: bool
     ) -> Block:
+        if start + size > (len(section.data) if is_code else section.size):
+            raise ElfError(
+                f"{self.elf.name}: {size:#x} bytes at {section.name}+{start:#x} reach beyond the "
+                "content of the section"
+            )
         raw = section.data[start : start + size]
         code = np.frombuffer(raw, np.uint8)
         fields = self._fields(section, start, size, bytes(raw), is_code=is_code)
         compared = np.ones(len(code), np.bool_)
-        widths = self.widths[fields.type]
+        widths = self.widths[np.minimum(fields.type, 255)]
+        strange = np.nonzero(widths == 0)[0]
+        unsupported = int(fields.offset[strange[0]]) if len(strange) else None
         for step in range(8):
             hit = fields.offset[widths > step] + step
             compared[hit[hit < len(code)]] = False
@@ -177,7 +185,7 @@ class BlockBuilder:
         fentry = self._fentry_site(fields) if is_code else None
         return Block(
             name, section, start, size, symbols, is_code, code, compared, fields, inside, labels,
-            fentry,
+            fentry, unsupported,
         )  # fmt: skip
 
     def _fields(

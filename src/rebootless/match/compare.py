@@ -24,6 +24,7 @@ Bool = npt.NDArray[np.bool_]
 U64 = npt.NDArray[np.uint64]
 U8 = npt.NDArray[np.uint8]
 
+LARGEST_ITEM = 64  # bytes of a mergeable constant
 SHOWN = 16  # bytes to show of a difference
 
 
@@ -52,6 +53,9 @@ class Fit:
 def compare(elf: ElfFile, block: Block, shipped: Shipped, place: int) -> Fit | Difference:
     """Compares `block` of `elf` with what is shipped at `place`: byte by byte, and where that
     fails for code, instruction by instruction (see relaxed.py)."""
+    if block.unsupported is not None:
+        ours = block.code[block.unsupported : block.unsupported + SHOWN].tobytes()
+        return Difference(block.unsupported, ours, b"", "a relocation of an unknown type")
     content = shipped.content(place, block.size)
     exact: Fit | Difference
     if content is None:
@@ -203,6 +207,8 @@ def _pool_mismatch(
 
 def pool_item(data: bytes, strings: bool, entsize: int, offset: int) -> bytes:
     """The string (with its NUL) or the rest of the constant at `offset` of a mergeable section."""
+    if not 0 < entsize <= LARGEST_ITEM:
+        entsize = 1
     if strings:
         end = data.find(b"\0" * entsize, offset)
         while entsize > 1 and end >= 0 and (end - offset) % entsize:

@@ -347,7 +347,7 @@ class _Matcher:
                 place = None if base is None else base + int(table.value[index])
             if place is None or table.type[index] == SymbolType.FILE:
                 continue
-            name = table.names[index] or self._key_name(shndx)
+            name = table.names[index] or (self._key_name(shndx) if shndx < RESERVED_BASE else "")
             named = self.shipped.name_at(place, name)
             if named is not None:
                 found[index] = Proven(place, named.name, named.sympos, named.offset, named.external)
