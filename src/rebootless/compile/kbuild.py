@@ -49,7 +49,7 @@ OPTION = re.compile(r"CONFIG_(\w+)")
 COMMAND = re.compile(r"^(?:saved)?cmd_\S+ := (.*)$", re.MULTILINE)
 DEPENDENCIES = re.compile(r"^deps_\S+ := \\\n(.*?)\n\n", re.MULTILINE | re.DOTALL)
 TOP_LEVEL_NOT_BUILT = ("tools", "scripts", "samples", "Documentation", "usr/include")
-SHELL_WORDS = frozenset({"&&", "||", "|", "(", ")", "{", "}", "<", ">", ">>", "&"})
+SHELL_CHARACTERS = "();<>|&"
 
 
 class Fate(enum.StrEnum):
@@ -319,14 +319,14 @@ def parse_command(text: str, source: str) -> Command:
 
 def split_steps(line: str) -> tuple[tuple[str, ...], ...]:
     """Splits a shell line at its `;` into programs; empty when it needs a real shell."""
-    lexer = shlex.shlex(line, posix=True, punctuation_chars=";")
+    lexer = shlex.shlex(line, posix=True, punctuation_chars=SHELL_CHARACTERS)
     lexer.whitespace_split = True
     lexer.commenters = ""
     steps: list[list[str]] = [[]]
     for word in lexer:
         if set(word) == {";"}:
             steps.append([])
-        elif word in SHELL_WORDS or "`" in word or "$(" in word:
+        elif set(word) <= set(SHELL_CHARACTERS) or "`" in word or "$(" in word:
             return ()
         else:
             steps[-1].append(word)

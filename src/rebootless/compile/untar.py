@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -90,10 +91,13 @@ def _pipe(producer: Sequence[str], consumer: Sequence[str]) -> None:
         for process in running:
             proc.kill_group(process)
         raise
-    # The first in the pipe fails with SIGPIPE when the second fails: tell about the second.
-    for process, argv, error in zip(
-        reversed(running), (consumer, producer), reversed(outputs), strict=True
-    ):
-        if process.returncode != 0:
-            result = proc.Result(process.returncode, "", error.decode(errors="replace"))
-            raise proc.failure(argv, None, result)
+    failed = [
+        proc.failure(argv, None, proc.Result(process.returncode, "", error.decode(errors="replace")))
+        for process, argv, error in zip(running, (producer, consumer), outputs, strict=True)
+        if process.returncode != 0
+    ]
+    # When the second gives up (disk full), the first dies of its broken pipe.
+    if failed:
+        first = failed[0]
+        broken = first.returncode == -signal.SIGPIPE or "roken pipe" in first.output
+        raise failed[-1] if broken else first

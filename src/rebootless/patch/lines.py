@@ -49,6 +49,15 @@ class LineStart:
 
 
 @dataclass
+class _Group:
+    """An open #if: parentheses open before it, and after each branch; `#if 0` holds prose."""
+
+    before: int
+    prose: bool
+    after: list[int] = field(default_factory=list)
+
+
+@dataclass
 class _Scanner:
     """The state of the walk through one file."""
 
@@ -57,32 +66,34 @@ class _Scanner:
     depth: int = 0
     in_directive: bool = False
     fresh: bool = True  # nothing but blanks and comments on this logical line so far
-    groups: list[list[int]] = field(default_factory=list)  # [depth at #if, depth after 1st branch]
+    groups: list[_Group] = field(default_factory=list)
 
     def newlines(self, count: int, *, joined: bool) -> None:
         """Passes `count` line ends; `joined` ones are inside a token or a continued line."""
         for _ in range(count):
             self.safe.append(not joined and self.depth == 0)
 
-    def directive(self, word: bytes) -> None:
+    def directive(self, word: bytes, rest: bytes) -> None:
         """A `#word` at the beginning of a line: parentheses are counted per branch of an #if."""
         self.in_directive = True
         line = len(self.safe) - 1
         if word in CONDITION_STARTS:
-            self.groups.append([self.depth, -1])
+            self.groups.append(_Group(self.depth, prose=rest.split()[:1] == [b"0"]))
             self.conditions[line] = "if"
         elif word in CONDITION_MIDDLES or word == b"endif":
             self.conditions[line] = "endif" if word == b"endif" else "else"
             if not self.groups:
                 return
             group = self.groups[-1]
-            if group[1] < 0:
-                group[1] = self.depth
+            if not group.prose:
+                group.after.append(self.depth)
+            group.prose = False
+            self.depth = group.before
             if word == b"endif":
-                self.depth = group[1]
                 self.groups.pop()
-            else:
-                self.depth = group[0]
+                # Branches that disagree: one is never compiled. Too small a count does no harm
+                # (gcc takes directives within arguments), one that stays up hides all later places.
+                self.depth = min(group.after, default=group.before)
 
 
 def scan(text: bytes) -> tuple[LineStart, ...]:
@@ -102,7 +113,9 @@ def scan(text: bytes) -> tuple[LineStart, ...]:
                 state.fresh = False
             case "directive" if state.fresh:
                 state.fresh = False
-                state.directive(token[1:].strip())
+                end = text.find(b"\n", match.end())
+                rest = text[match.end() : end if end >= 0 else len(text)]
+                state.directive(token[1:].strip(), rest)
             case "open" | "close" if not state.in_directive:
                 state.fresh = False
                 state.depth = max(0, state.depth + (1 if kind == "open" else -1))

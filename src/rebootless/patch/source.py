@@ -142,7 +142,7 @@ def _header(decoded: str) -> tuple[str, tuple[str, ...]]:
 
 def _file(entry: unidiff.patch.PatchedFile, name: str) -> PatchedFile:
     old, new = _stripped(entry.source_file), _stripped(entry.target_file)
-    if entry.is_rename or (old and new and old != new and not _is_backup_name(old, new)):
+    if old and new and old != new and not _is_backup_name(old, new):
         raise PatchInputError(
             f"{name} renames {old} to {new}",
             hint="write the change without the rename: a live patch has no use for it",
