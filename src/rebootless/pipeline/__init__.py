@@ -1,16 +1,26 @@
 """Layer 9: the verbs, each written once as flat calls into the layers below.
 
-build       patch -> bundle           kernel      which kernels, fetching
-objects     diff, match, inspect      running     apply, undo, status, list, install
-testing     bundle -> test in QEMU    demo        the whole way
+    building    patch -> bundle           kernel          which kernels, fetching
+    artifact    what a build leaves       objects         diff, match, inspect
+    testing     bundle -> test in QEMU    running         apply, undo, status, list, install
+                                          demonstrating   the whole way
+
+Each is imported when it is first used: applying a bundle at boot needs no numpy and no compiler.
 """
 
-from .build import BuildResult, build
-from .demo import demo
-from .kernel import fetch, kernels
-from .objects import diff_objects, inspect, match_object
-from .running import apply, boot, doctor, install, list_patches, status, undo, uninstall
-from .testing import test
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .artifact import BuildResult
+    from .building import build
+    from .demonstrating import demo
+    from .kernel import fetch, kernels
+    from .objects import diff_objects, inspect, match_object
+    from .running import apply, boot, doctor, install, list_patches, status, undo, uninstall
+    from .testing import test
 
 __all__ = [
     "BuildResult",
@@ -31,3 +41,20 @@ __all__ = [
     "undo",
     "uninstall",
 ]
+
+_HOMES = {
+    "artifact": ("BuildResult",),
+    "building": ("build",),
+    "demonstrating": ("demo",),
+    "kernel": ("fetch", "kernels"),
+    "objects": ("diff_objects", "inspect", "match_object"),
+    "testing": ("test",),
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    home = _HOME_OF.get(name, "running")
+    return getattr(importlib.import_module(f".{home}", __name__), name)

@@ -19,7 +19,8 @@ from ..lab.report import TestReport
 from ..lab.scenario import run
 from ..provider.debian import DebianProvider
 from ..provider.updates import SourceUpdate, find_small_update
-from .build import BuildResult, build
+from .artifact import BuildResult
+from .building import build
 from .kernel import find, provider
 from .testing import scenario_of
 

@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 from ..base.errors import MismatchError, NoChangeError, RefusedError
 from ..base.events import Monitor, NullMonitor, RecordingMonitor, Warned, stage
-from ..base.fs import atomic_write, cache_root, read_bytes
+from ..base.fs import cache_root, read_bytes
 from ..base.workdir import Workdir
 from ..bundle import archive, naming
-from ..bundle.manifest import Manifest, TargetKernel
-from ..bundle.manifest import PatchedFunction as FunctionEntry
-from ..bundle.manifest import PatchedObject as ObjectEntry
 from ..compile.tree import Tree, prepare
 from ..compile.unit import UnitPair, build_pairs
 from ..diff import Delta, diff
 from ..diff.delta import Finding
-from ..elf.model import ElfFile
 from ..elf.reader import read as read_elf
-from ..match import Status, UnitMatch, match_unit
+from ..match import Status, match_unit
 from ..module.emit import EmittedUnit, emit
 from ..module.link import Kbuild, PatchedFunction, PatchedObject, link
 from ..module.positions import KernelPositions
@@ -35,59 +27,9 @@ from ..patch.source import load as load_patches
 from ..provider.base import KernelFiles
 from ..provider.local import LocalProvider
 from ..provider.toolchain import find_compiler
+from .artifact import BuildResult, write_bundle
+from .job import Job, Unit
 from .kernel import ShippedKernel, find
-
-REPORT_SCHEMA = 1
-
-
-@dataclass(frozen=True)
-class BuildResult:
-    """A finished build. `seconds` are wall times by stage; `warnings` are findings to heed."""
-
-    bundle_path: Path
-    report_path: Path
-    bundle_id: str
-    manifest: Manifest
-    warnings: tuple[Finding, ...]
-    seconds: dict[str, float]
-
-    def to_json(self) -> dict[str, Any]:
-        """The result as JSON values."""
-        return {
-            "bundle": str(self.bundle_path),
-            "report": str(self.report_path),
-            "bundle_id": self.bundle_id,
-            "manifest": self.manifest.to_json(),
-            "warnings": [w.to_json() for w in self.warnings],
-            "seconds": {name: round(s, 3) for name, s in self.seconds.items()},
-        }
-
-
-@dataclass(frozen=True)
-class _Unit:
-    """A unit that changes, with all that is known of it."""
-
-    pair: UnitPair
-    orig: ElfFile
-    delta: Delta
-    match: UnitMatch | None = None
-    emitted: EmittedUnit | None = None
-
-
-@dataclass(frozen=True)
-class _Job:
-    """What every stage of one build shares."""
-
-    name: str
-    version: str
-    patch: SourcePatch
-    kernel: ShippedKernel
-    replace: bool
-    cves: tuple[str, ...]
-    work: Workdir
-    monitor: Monitor
-    toolchain: str = ""
-    warnings: list[Finding] = field(default_factory=list)
 
 
 def build(
@@ -120,7 +62,7 @@ def build(
     files = find(kernel, local=local, suites=suites, monitor=recorder)
     toolchain = find_compiler(files.compiler_text, recorder)
     folder = workdir or _default_workdir(chosen, files)
-    job = _Job(
+    job = Job(
         chosen,
         version,
         patch,
@@ -137,7 +79,7 @@ def build(
     units = _matched(job, units)
     units = _emitted(job, units)
     module = _linked(job, units, tree)
-    return _bundled(job, units, module, output or Path(f"{chosen}{archive.SUFFIX}"), recorder)
+    return write_bundle(job, units, module, output or Path(f"{chosen}{archive.SUFFIX}"), recorder)
 
 
 def _default_name(patch: SourcePatch) -> str:
@@ -148,15 +90,15 @@ def _default_workdir(name: str, files: KernelFiles) -> Path:
     return cache_root() / "work" / f"{name}-{files.release}"
 
 
-def _differing(job: _Job, pairs: Sequence[UnitPair]) -> list[_Unit]:
+def _differing(job: Job, pairs: Sequence[UnitPair]) -> list[Unit]:
     """The units whose objects differ. Raises NoChangeError or RefusedError."""
-    found: list[_Unit] = []
+    found: list[Unit] = []
     with stage(job.monitor, "diff", f"Comparing {_count(len(pairs), 'object pair')}") as report:
         for pair in pairs:
             orig, patched = read_elf(pair.orig), read_elf(pair.patched)
             delta = diff(orig, patched)
             if not delta.is_empty:
-                found.append(_Unit(pair, orig, delta))
+                found.append(Unit(pair, orig, delta))
         changed = sum(len(u.delta.changed) for u in found)
         report.result = f"{_count(changed, 'function')} changed"
     if not found:
@@ -191,7 +133,7 @@ def _untraceable(delta: Delta) -> list[Finding]:
     ]
 
 
-def _matched(job: _Job, units: Sequence[_Unit]) -> list[_Unit]:
+def _matched(job: Job, units: Sequence[Unit]) -> list[Unit]:
     """Proves every changed function against the shipped code. Raises MismatchError."""
     with stage(job.monitor, "match", "Proving the build against the shipped kernel") as report:
         found = []
@@ -199,14 +141,14 @@ def _matched(job: _Job, units: Sequence[_Unit]) -> list[_Unit]:
             shipped = job.kernel.shipped(unit.pair.module)
             match = match_unit(unit.orig, shipped)
             match.require({change.name for change in unit.delta.changed})
-            found.append(_Unit(unit.pair, unit.orig, unit.delta, match))
+            found.append(Unit(unit.pair, unit.orig, unit.delta, match))
         functions = [f for u in found if u.match for f in u.match.functions]
         good = sum(f.status is Status.MATCHED for f in functions)
         report.result = f"{good} of {len(functions)} functions identical"
     return found
 
 
-def _emitted(job: _Job, units: Sequence[_Unit]) -> list[_Unit]:
+def _emitted(job: Job, units: Sequence[Unit]) -> list[Unit]:
     """Resolves every reference and writes the units' objects. Raises RefusedError."""
     siblings = frozenset(
         symbol.name
@@ -217,7 +159,7 @@ def _emitted(job: _Job, units: Sequence[_Unit]) -> list[_Unit]:
     )
     with stage(job.monitor, "resolve", "Resolving symbols"):
         found = [
-            _Unit(u.pair, u.orig, u.delta, u.match, _emit(job, u, n, siblings))
+            Unit(u.pair, u.orig, u.delta, u.match, _emit(job, u, n, siblings))
             for n, u in enumerate(units)
         ]
     _refuse([f for u in found if u.emitted for f in u.emitted.refused])
@@ -227,7 +169,7 @@ def _emitted(job: _Job, units: Sequence[_Unit]) -> list[_Unit]:
     return found
 
 
-def _emit(job: _Job, unit: _Unit, number: int, siblings: frozenset[str]) -> EmittedUnit:
+def _emit(job: Job, unit: Unit, number: int, siblings: frozenset[str]) -> EmittedUnit:
     assert unit.match is not None
     owner = unit.pair.module
     proofs = {
@@ -243,7 +185,7 @@ def _emit(job: _Job, unit: _Unit, number: int, siblings: frozenset[str]) -> Emit
     return emit(unit.delta, resolver, number)
 
 
-def _linked(job: _Job, units: Sequence[_Unit], tree: Tree) -> bytes:
+def _linked(job: Job, units: Sequence[Unit], tree: Tree) -> bytes:
     """The finished patch module. Raises CompileError."""
     emitted = [u.emitted for u in units if u.emitted]
     release = job.kernel.files.release
@@ -272,7 +214,7 @@ def _max_symbol(tree: Tree) -> int:
     return int(found[1]) - 1 if found else MAX_SYMBOL_OLD
 
 
-def _objects(units: Sequence[_Unit]) -> list[PatchedObject]:
+def _objects(units: Sequence[Unit]) -> list[PatchedObject]:
     """The functions to patch, by object: vmlinux first, then modules by name."""
     by_object: dict[str, list[PatchedFunction]] = {}
     for unit in units:
@@ -288,117 +230,6 @@ def _objects(units: Sequence[_Unit]) -> list[PatchedObject]:
     return [PatchedObject(name, tuple(by_object[name])) for name in order if by_object[name]]
 
 
-def _bundled(
-    job: _Job,
-    units: Sequence[_Unit],
-    module: bytes,
-    output: Path,
-    recorder: RecordingMonitor,
-) -> BuildResult:
-    with stage(job.monitor, "bundle", "Writing the bundle") as shown:
-        report = _report(job, units)
-        members = {
-            f"{archive.MODULES}{job.name}.ko": module,
-            archive.SOURCE_PATCH: job.patch.text,
-            archive.MATCH: _json(_evidence(units)),
-            archive.REPORT: _json(report),
-        }
-        bundle = archive.create(_manifest(job, units, module), members)
-        archive.write(bundle, output)
-        report_path = output.with_suffix(".report.json")
-        atomic_write(report_path, _json({"bundle_id": bundle.id, **report}))
-        shown.result = str(output)
-    return BuildResult(
-        output, report_path, bundle.id, bundle.manifest, tuple(job.warnings), recorder.seconds
-    )
-
-
-def _manifest(job: _Job, units: Sequence[_Unit], module: bytes) -> Manifest:
-    from ..engine.modinfo import parse as parse_modinfo
-
-    files = job.kernel.files
-    by_object: dict[str, list[FunctionEntry]] = {}
-    for unit in units:
-        assert unit.match is not None and unit.emitted is not None
-        for f in unit.emitted.functions:
-            proven = unit.match.proven[f.orig_symbol]
-            address = proven.place if unit.pair.module == VMLINUX else None
-            by_object.setdefault(unit.pair.module, []).append(
-                FunctionEntry(proven.name, proven.sympos or 0, f.size_old, f.size_new, address)
-            )
-    return Manifest(
-        name=job.name,
-        version=job.version,
-        kernel=TargetKernel(
-            files.release,
-            job.kernel.image.build_id,
-            "x86_64",
-            parse_modinfo(module, name=job.name).first("vermagic"),
-            files.version,
-        ),
-        objects=tuple(
-            ObjectEntry(
-                name,
-                tuple(by_object[name]),
-                "" if name == VMLINUX else job.kernel.module(name).build_id,
-            )
-            for name in sorted(by_object, key=lambda n: (n != VMLINUX, n))
-        ),
-        replace=job.replace,
-        toolchain=job.toolchain,
-        tool_version=metadata.version("rebootless"),
-        cves=job.cves,
-    )
-
-
-def _report(job: _Job, units: Sequence[_Unit]) -> dict[str, Any]:
-    """What was built and why. No times: the same input gives the same bytes."""
-    return {
-        "schema": REPORT_SCHEMA,
-        "name": job.name,
-        "title": job.patch.title,
-        "kernel": job.kernel.files.release,
-        "cves": list(job.cves),
-        "files": [
-            {"path": f.path, "added": f.added, "removed": f.removed} for f in job.patch.files
-        ],
-        "units": [
-            {"source": u.pair.source, "object": u.pair.module, **u.delta.to_json()} for u in units
-        ],
-        "warnings": [w.to_json() for w in job.warnings],
-    }
-
-
-def _evidence(units: Sequence[_Unit]) -> dict[str, Any]:
-    """The run-pre evidence: every function of every touched unit, and how it compared."""
-    found = []
-    for unit in units:
-        assert unit.match is not None
-        found.append(
-            {
-                "source": unit.pair.source,
-                "object": unit.pair.module,
-                "functions": [
-                    {
-                        "name": f.name,
-                        "status": f.status.value,
-                        "address": f.address if unit.pair.module == VMLINUX else None,
-                        "size": f.size,
-                        "reason": f.reason,
-                        "explained": list(f.explained),
-                    }
-                    for f in unit.match.functions
-                ],
-                "proven_symbols": len(unit.match.proven),
-            }
-        )
-    return {"schema": REPORT_SCHEMA, "units": found}
-
-
-def _json(facts: dict[str, Any]) -> bytes:
-    return (json.dumps(facts, indent=2, sort_keys=True) + "\n").encode()
-
-
 def _refuse(refused: Sequence[Finding]) -> None:
     if not refused:
         return
@@ -411,7 +242,7 @@ def _refuse(refused: Sequence[Finding]) -> None:
     )
 
 
-def _warn(job: _Job, warnings: Sequence[Finding]) -> None:
+def _warn(job: Job, warnings: Sequence[Finding]) -> None:
     for warning in warnings:
         if warning not in job.warnings:
             job.warnings.append(warning)

@@ -1,0 +1,155 @@
+"""A finished build as files: the bundle with its manifest and evidence, and the report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from ..base.events import RecordingMonitor, stage
+from ..base.fs import atomic_write
+from ..bundle import archive
+from ..bundle.manifest import Manifest, TargetKernel
+from ..bundle.manifest import PatchedFunction as FunctionEntry
+from ..bundle.manifest import PatchedObject as ObjectEntry
+from ..diff.delta import Finding
+from ..engine.modinfo import parse as parse_modinfo
+from ..module.resolve import VMLINUX
+from .job import Job, Unit
+
+REPORT_SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class BuildResult:
+    """A finished build. `seconds` are wall times by stage; `warnings` are findings to heed."""
+
+    bundle_path: Path
+    report_path: Path
+    bundle_id: str
+    manifest: Manifest
+    warnings: tuple[Finding, ...]
+    seconds: dict[str, float]
+
+    def to_json(self) -> dict[str, Any]:
+        """The result as JSON values."""
+        return {
+            "bundle": str(self.bundle_path),
+            "report": str(self.report_path),
+            "bundle_id": self.bundle_id,
+            "manifest": self.manifest.to_json(),
+            "warnings": [w.to_json() for w in self.warnings],
+            "seconds": {name: round(s, 3) for name, s in self.seconds.items()},
+        }
+
+
+def write_bundle(
+    job: Job,
+    units: Sequence[Unit],
+    module: bytes,
+    output: Path,
+    recorder: RecordingMonitor,
+) -> BuildResult:
+    with stage(job.monitor, "bundle", "Writing the bundle") as shown:
+        report = _report(job, units)
+        members = {
+            f"{archive.MODULES}{job.name}.ko": module,
+            archive.SOURCE_PATCH: job.patch.text,
+            archive.MATCH: _json(_evidence(units)),
+            archive.REPORT: _json(report),
+        }
+        bundle = archive.create(_manifest(job, units, module), members)
+        archive.write(bundle, output)
+        report_path = output.with_suffix(".report.json")
+        atomic_write(report_path, _json({"bundle_id": bundle.id, **report}))
+        shown.result = str(output)
+    return BuildResult(
+        output, report_path, bundle.id, bundle.manifest, tuple(job.warnings), recorder.seconds
+    )
+
+
+def _manifest(job: Job, units: Sequence[Unit], module: bytes) -> Manifest:
+    files = job.kernel.files
+    by_object: dict[str, list[FunctionEntry]] = {}
+    for unit in units:
+        assert unit.match is not None and unit.emitted is not None
+        for f in unit.emitted.functions:
+            proven = unit.match.proven[f.orig_symbol]
+            address = proven.place if unit.pair.module == VMLINUX else None
+            by_object.setdefault(unit.pair.module, []).append(
+                FunctionEntry(proven.name, proven.sympos or 0, f.size_old, f.size_new, address)
+            )
+    return Manifest(
+        name=job.name,
+        version=job.version,
+        kernel=TargetKernel(
+            files.release,
+            job.kernel.image.build_id,
+            "x86_64",
+            parse_modinfo(module, name=job.name).first("vermagic"),
+            files.version,
+        ),
+        objects=tuple(
+            ObjectEntry(
+                name,
+                tuple(by_object[name]),
+                "" if name == VMLINUX else job.kernel.module(name).build_id,
+            )
+            for name in sorted(by_object, key=lambda n: (n != VMLINUX, n))
+        ),
+        replace=job.replace,
+        toolchain=job.toolchain,
+        tool_version=metadata.version("rebootless"),
+        cves=job.cves,
+    )
+
+
+def _report(job: Job, units: Sequence[Unit]) -> dict[str, Any]:
+    """What was built and why. No times: the same input gives the same bytes."""
+    return {
+        "schema": REPORT_SCHEMA,
+        "name": job.name,
+        "title": job.patch.title,
+        "kernel": job.kernel.files.release,
+        "cves": list(job.cves),
+        "files": [
+            {"path": f.path, "added": f.added, "removed": f.removed} for f in job.patch.files
+        ],
+        "units": [
+            {"source": u.pair.source, "object": u.pair.module, **u.delta.to_json()} for u in units
+        ],
+        "warnings": [w.to_json() for w in job.warnings],
+    }
+
+
+def _evidence(units: Sequence[Unit]) -> dict[str, Any]:
+    """The run-pre evidence: every function of every touched unit, and how it compared."""
+    found = []
+    for unit in units:
+        assert unit.match is not None
+        found.append(
+            {
+                "source": unit.pair.source,
+                "object": unit.pair.module,
+                "functions": [
+                    {
+                        "name": f.name,
+                        "status": f.status.value,
+                        "address": f.address if unit.pair.module == VMLINUX else None,
+                        "size": f.size,
+                        "reason": f.reason,
+                        "explained": list(f.explained),
+                    }
+                    for f in unit.match.functions
+                ],
+                "proven_symbols": len(unit.match.proven),
+            }
+        )
+    return {"schema": REPORT_SCHEMA, "units": found}
+
+
+def _json(facts: dict[str, Any]) -> bytes:
+    return (json.dumps(facts, indent=2, sort_keys=True) + "\n").encode()
