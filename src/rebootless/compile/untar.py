@@ -91,10 +91,14 @@ def _pipe(producer: Sequence[str], consumer: Sequence[str]) -> None:
         for process in running:
             proc.kill_group(process)
         raise
+    results = [
+        proc.Result(process.returncode, "", error.decode(errors="replace"))
+        for process, error in zip(running, outputs, strict=True)
+    ]
     failed = [
-        proc.failure(argv, None, proc.Result(process.returncode, "", error.decode(errors="replace")))
-        for process, argv, error in zip(running, (producer, consumer), outputs, strict=True)
-        if process.returncode != 0
+        proc.failure(argv, None, result)
+        for argv, result in zip((producer, consumer), results, strict=True)
+        if result.returncode != 0
     ]
     # When the second gives up (disk full), the first dies of its broken pipe.
     if failed:
