@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..base.errors import MismatchError, NoChangeError, RefusedError
+from ..base.errors import MismatchError, NoChangeError, PatchInputError, RefusedError
 from ..base.events import Monitor, NullMonitor, RecordingMonitor, Warned, stage
 from ..base.fs import cache_root, read_bytes
 from ..base.workdir import Workdir
@@ -61,7 +61,7 @@ def build(
     chosen = naming.check_name(name or _default_name(patch))
     files = find(kernel, local=local, suites=suites, monitor=recorder)
     toolchain = find_compiler(files.compiler_text, recorder)
-    folder = workdir or _default_workdir(chosen, files)
+    folder = _kbuild_path(workdir or _default_workdir(chosen, files))
     job = Job(
         chosen,
         version,
@@ -88,6 +88,17 @@ def _default_name(patch: SourcePatch) -> str:
 
 def _default_workdir(name: str, files: KernelFiles) -> Path:
     return cache_root() / "work" / f"{name}-{files.release}"
+
+
+def _kbuild_path(folder: Path) -> Path:
+    """The absolute path; raises PatchInputError for one that make cannot name."""
+    path = folder.absolute()
+    if re.search(r"[\s:#%$\\]", str(path)):
+        raise PatchInputError(
+            f"make cannot work in '{path}': the path has a space or a special character",
+            hint="choose another folder with --workdir, or set REBOOTLESS_CACHE",
+        )
+    return path
 
 
 def _differing(job: Job, pairs: Sequence[UnitPair]) -> list[Unit]:
