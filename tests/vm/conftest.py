@@ -1,8 +1,8 @@
 """Real kernels, guests and test patches for the tests that boot.
 
-The kernel is the newest cloud kernel that the cache or the archive has. To test another one, set
-REBOOTLESS_TEST_KERNEL to its release; or set REBOOTLESS_TEST_IMAGE_ROOT to an unpacked image
-package and REBOOTLESS_TEST_TREE to a source tree prepared for it, and nothing is fetched.
+The kernel is that of tests/conftest.py. To test another one, set REBOOTLESS_TEST_KERNEL to its
+release; or set REBOOTLESS_TEST_IMAGE_ROOT to an unpacked image package and REBOOTLESS_TEST_TREE to
+a source tree prepared for it, and nothing is fetched.
 """
 
 from __future__ import annotations
@@ -18,15 +18,13 @@ from pathlib import Path
 
 import pytest
 
-from rebootless.base.errors import RebootlessError
-from rebootless.base.events import NullMonitor
 from rebootless.base.proc import run
 from rebootless.compile import tree as trees
 from rebootless.lab.guest import Guest
 from rebootless.lab.image import GuestImage
 from rebootless.lab.machine import GuestMachine
 from rebootless.lab.vm import Vm, VmConfig
-from rebootless.provider.debian import DebianProvider
+from rebootless.provider.base import KernelFiles
 
 sys.path.insert(0, str(Path(__file__).parent))  # for the helpers; tests are imported by path
 
@@ -70,23 +68,8 @@ def _given_kernel(root: Path, source: Path) -> StockKernel:
     )
 
 
-def _archive_kernel() -> StockKernel:
-    provider = DebianProvider()
-    release = os.environ.get("REBOOTLESS_TEST_KERNEL")
-    if not release:
-        offered = [k for k in provider.list() if k.release.endswith("-cloud-amd64")]
-        if not offered:
-            pytest.skip("no cloud kernel is offered, so NOTHING is tested in QEMU")
-        release = offered[-1].release
-    files = provider.fetch(release, NullMonitor())
-    if files.modules is None:
-        pytest.skip(f"{release} comes without modules, so NOTHING is tested in QEMU")
-    tree = trees.prepare(files, NullMonitor())
-    return StockKernel(release, files.image, files.modules, tree.make, tree.locked)
-
-
 @pytest.fixture(scope="session")
-def kernel() -> StockKernel:
+def kernel(request: pytest.FixtureRequest) -> StockKernel:
     """The kernel under test."""
     for program in ("qemu-system-x86_64", "busybox"):
         if shutil.which(program) is None:
@@ -94,10 +77,10 @@ def kernel() -> StockKernel:
     root, source = (os.environ.get(f"REBOOTLESS_TEST_{n}") for n in ("IMAGE_ROOT", "TREE"))
     if root and source:
         return _given_kernel(Path(root), Path(source))
-    try:
-        return _archive_kernel()
-    except RebootlessError as exc:
-        pytest.skip(f"no kernel to boot, so NOTHING is tested in QEMU: {exc.message}")
+    files: KernelFiles = request.getfixturevalue("stock_kernel")
+    tree: trees.Tree = request.getfixturevalue("stock_tree")
+    assert files.modules is not None
+    return StockKernel(files.release, files.image, files.modules, tree.make, tree.locked)
 
 
 @pytest.fixture(scope="session")
