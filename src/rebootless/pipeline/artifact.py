@@ -53,6 +53,7 @@ def write_bundle(
     output: Path,
     recorder: RecordingMonitor,
 ) -> BuildResult:
+    """Writes the bundle to `output` and its report beside it. Raises ResourceError."""
     with stage(job.monitor, "bundle", "Writing the bundle") as shown:
         report = _report(job, units)
         members = {
