@@ -56,7 +56,8 @@ def show(title: str, found: dict[str, object]) -> None:
     stages: dict[str, float] = found["stages"]  # type: ignore[assignment]
     total: float = found["total"]  # type: ignore[assignment]
     foreign = sum(s for name, s in stages.items() if name.startswith(FOREIGN))
-    print(f"{title}: {total:.2f} s, ours {total - foreign:.2f} s, {found['mebibytes']:.0f} MiB")
+    ours = f", ours {total - foreign:.2f} s" if foreign < total else ""  # cold stages overlap
+    print(f"{title}: {total:.2f} s{ours}, {found['mebibytes']:.0f} MiB")
     print("   " + "  ".join(f"{name} {s:.2f}" for name, s in stages.items()))
 
 
