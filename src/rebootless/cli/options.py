@@ -23,7 +23,15 @@ SECONDS = click.FloatRange(min=0)
 
 def verb(function: Callable[..., Any]) -> click.Command:
     """Makes a verb: its first argument is the Output that --json and --quiet ask for."""
+    return click.command()(_with_output(function))
 
+
+def group(function: Callable[..., Any]) -> click.Group:
+    """Makes a verb with sub-verbs: `function` also runs when none of them is given."""
+    return click.group(invoke_without_command=True)(_with_output(function))
+
+
+def _with_output(function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def run(*, as_json: bool, quiet: bool, debug: bool, **options: Any) -> Any:
         return function(make_output(as_json=as_json, quiet=quiet), **options)
@@ -38,7 +46,7 @@ def verb(function: Callable[..., Any]) -> click.Command:
         decorated = option(decorated)
     parameters = getattr(decorated, "__click_params__", [])
     parameters[:] = parameters[-len(added) :] + parameters[: -len(added)]
-    return click.command()(decorated)
+    return decorated
 
 
 def kernel_options(function: F) -> F:

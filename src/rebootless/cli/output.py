@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from pathlib import PurePath
 from typing import Any, Protocol
 
-from ..base.events import Monitor, default_monitor
+from ..base.events import Monitor, NullMonitor, default_monitor
 
 SCHEMA = 1
 Facts = Mapping[str, Any]
@@ -118,6 +118,15 @@ class Output:
     as_json: bool
     monitor: Monitor
     page: Page
+
+    def joined(self, outer: Output) -> Output:
+        """This one, with what was asked of the verb before its sub-verb (--json, --quiet)."""
+        quiet = isinstance(outer.monitor, NullMonitor)
+        return Output(
+            self.as_json or outer.as_json,
+            outer.monitor if quiet else self.monitor,
+            outer.page if outer.as_json else self.page,
+        )
 
     def show(self, result: object, render: Render) -> Facts:
         """Shows a result and returns it as JSON values, with the version of their schema."""

@@ -146,7 +146,9 @@ def _run_patch(
         text.write_bytes(_without(part, skip))
     except OSError as exc:
         raise os_failure("write", folder, exc) from exc
-    argv = ["patch", "-p1", f"--fuzz={fuzz}", "--no-backup-if-mismatch", "--reject-file=-"]
+    # Only unified diffs: patch would take other lines for an ed script, and run ed.
+    argv = ["patch", "-p1", "--unified", f"--fuzz={fuzz}", "--no-backup-if-mismatch"]
+    argv += ["--reject-file=-"]
     argv += ["--batch", "--reverse"] if reverse else ["--forward"]
     return proc.run([*argv, "--input", text], cwd=folder, check=False)
 

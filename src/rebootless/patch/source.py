@@ -23,6 +23,7 @@ CVE = re.compile(r"\bCVE-\d{4}-\d{4,}\b")
 SUBJECT = re.compile(r"^Subject:[ \t]*(.*(?:\n[ \t].*)*)", re.MULTILINE)
 SUBJECT_TAGS = re.compile(r"^(\s*\[[^\]]*\])+\s*")
 DIFF_START = re.compile(r"^(diff --git |diff -|Index: |--- )", re.MULTILINE)
+SPECIAL_MODE = re.compile(r"^(?:new|deleted)?(?: file)? ?mode 1[26]0000$", re.MULTILINE)
 HOW = "give a unified diff, as `git diff`, `git format-patch` or `diff -urN a b` write it"
 
 
@@ -119,13 +120,18 @@ def parse(text: bytes, name: str) -> PatchPart:
         raise PatchInputError(
             f"{name} changes a binary file", hint="leave binary files out of the patch"
         )
+    if (special := SPECIAL_MODE.search(decoded)) is not None:
+        raise PatchInputError(
+            f"{name} makes a symbolic link or a submodule ({special.group().strip()})",
+            hint="leave it out of the patch: a live patch has no use for it",
+        )
     try:
         # Only \n ends a line: a form feed or \r inside a source line must not split it.
         parsed = unidiff.patch.PatchSet(io.StringIO(decoded, newline="\n"))
     except unidiff.errors.UnidiffParseError as exc:
         raise PatchInputError(f"{name} is not a well-formed diff: {exc}", hint=HOW) from exc
     files = tuple(_file(entry, name) for entry in parsed)
-    if not files:
+    if not any(file.hunks for file in files):
         raise PatchInputError(f"{name} has no changes in it: it is not a diff", hint=HOW)
     title, cves = _header(decoded)
     return PatchPart(name, text, files, title, cves)
@@ -151,7 +157,10 @@ def _file(entry: unidiff.patch.PatchedFile, name: str) -> PatchedFile:
     if not path:
         raise PatchInputError(f"{name} names no file in a `---`/`+++` pair", hint=HOW)
     if path.startswith("/") or ".." in path.split("/"):
-        raise PatchInputError(f"{name} names a file outside of the source: {path}", hint=HOW)
+        raise PatchInputError(
+            f"{name} names a file outside of the source: {path}",
+            hint="paths in a patch are relative to the top of the source, after one component",
+        )
     change = Change.ADDED if not old else Change.DELETED if not new else Change.MODIFIED
     return PatchedFile(path, change, entry.added, entry.removed, tuple(map(_hunk, entry)))
 

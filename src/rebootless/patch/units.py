@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import PurePosixPath
 
 ARCH = "x86"
@@ -36,6 +36,10 @@ class FileRefusal:
     symbol: str
     message: str
     hint: str
+
+    def to_json(self) -> dict[str, str]:
+        """The refusal as JSON values, like a finding's."""
+        return asdict(self)
 
 
 # Directories whose code does not run inside the kernel image, longest prefix first.

@@ -82,28 +82,34 @@ def provider(suites: Sequence[str], monitor: Monitor) -> DebianProvider:
 
 
 def kernels(
-    *, suites: Sequence[str] = (), monitor: Monitor | None = None
+    *, suites: Sequence[str] = (), refresh: bool = False, monitor: Monitor | None = None
 ) -> tuple[KernelInfo, ...]:
     """Every kernel that is running, installed, cached or in the archive, oldest first.
 
-    `suites` adds further suites of the archives that the machine's apt knows.
+    `suites` adds further suites of the archives that the machine's apt knows. `refresh` reads
+    their package lists anew, also when they are recent.
     """
     monitor = monitor or NullMonitor()
-    return provider(suites, monitor).list(monitor)
+    return provider(suites, monitor).list(monitor, refresh=refresh)
 
 
 def fetch(
     release: str,
     *,
     suites: Sequence[str] = (),
+    refresh: bool = False,
     monitor: Monitor | None = None,
 ) -> KernelFiles:
     """Downloads and verifies all that a build for `release` needs; quick when it is cached.
 
-    Raises NotFoundError when the archive lacks a part of it, ResourceError for network and disk.
+    `refresh` reads the archive's package lists anew before. Raises NotFoundError when the archive
+    lacks a part of it, ResourceError for network and disk.
     """
     monitor = monitor or NullMonitor()
-    return provider(suites, monitor).fetch(release, monitor)
+    chosen = provider(suites, monitor)
+    if refresh:
+        chosen.offered(monitor, refresh=True)
+    return chosen.fetch(release, monitor)
 
 
 def find(

@@ -205,7 +205,8 @@ def test_help_shows_every_verb_but_the_hidden_one() -> None:
 def test_every_verb_has_help_with_the_common_options_last(name: str) -> None:
     result = rebootless_run(name, "--help")
     assert result.returncode == 0
-    tail = [line.split()[0].rstrip(",") for line in result.stdout.splitlines()[-4:]]
+    options = result.stdout.partition("\nCommands:")[0].rstrip().splitlines()
+    tail = [line.split()[0].rstrip(",") for line in options[-4:]]
     assert tail == ["--json", "-q", "--debug", "-h"]
 
 

@@ -3,27 +3,73 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import click
 
-from ..options import verb
+from ..options import group, verb
 from ..output import Facts, Output, Page
+
+suite_option = click.option(
+    "--suite", "suites", multiple=True, help="Also look in this suite of the archive."
+)
+refresh_option = click.option(
+    "--refresh", is_flag=True, help="Read the archive's package lists anew first."
+)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What was given before the sub-verb; it counts there as well."""
+
+    out: Output
+    suites: tuple[str, ...]
+    refresh: bool
+
+
+@group
+@suite_option
+@refresh_option
+@click.option("--all", "everything", is_flag=True, help="Also those that cannot be built.")
+@click.pass_context
+def command(
+    ctx: click.Context, out: Output, suites: Sequence[str], refresh: bool, everything: bool
+) -> None:
+    """List the kernels that can be patched, oldest first; fetch what a build needs of one."""
+    from ... import pipeline
+
+    if ctx.invoked_subcommand is not None:
+        ctx.obj = Asked(out, tuple(suites), refresh)
+        return
+    found = pipeline.kernels(suites=suites, refresh=refresh, monitor=out.monitor)
+    shown = [kernel for kernel in found if kernel.buildable or kernel.states or everything]
+    out.show({"kernels": shown}, render)
 
 
 @verb
-@click.option("--fetch", metavar="RELEASE", help="Download all that a build needs of this kernel.")
-@click.option("--suite", "suites", multiple=True, help="Also look in this suite of the archive.")
-@click.option("--all", "everything", is_flag=True, help="Also those that cannot be built.")
-def command(out: Output, fetch: str | None, suites: Sequence[str], everything: bool) -> None:
-    """List the kernels that can be patched, oldest first; fetch what a build needs."""
+@click.argument("release")
+@suite_option
+@refresh_option
+@click.pass_context
+def fetch(
+    ctx: click.Context, out: Output, release: str, suites: Sequence[str], refresh: bool
+) -> None:
+    """Download and verify all that a build for the kernel RELEASE needs; quick when cached."""
     from ... import pipeline
 
-    if fetch is not None:
-        out.show(pipeline.fetch(fetch, suites=suites, monitor=out.monitor), render_files)
-        return
-    found = pipeline.kernels(suites=suites, monitor=out.monitor)
-    shown = [kernel for kernel in found if kernel.buildable or kernel.states or everything]
-    out.show({"kernels": shown}, render)
+    asked = ctx.find_object(Asked)
+    assert asked is not None
+    chosen = out.joined(asked.out)
+    files = pipeline.fetch(
+        release,
+        suites=(*asked.suites, *suites),
+        refresh=asked.refresh or refresh,
+        monitor=chosen.monitor,
+    )
+    chosen.show(files, render_files)
+
+
+command.add_command(fetch, "fetch")
 
 
 def render(page: Page, facts: Facts) -> None:
