@@ -12,30 +12,45 @@ from rebootless.base.proc import run
 SOURCES = Path(__file__).parents[2] / "src"
 LIST_FILES = """
 import json, sys
-sys.path.insert(0, sys.argv[1])
+sys.path[:0] = sys.argv[1:]
 import {modules}
 files = [m.__file__ for m in list(sys.modules.values()) if getattr(m, "__file__", None)]
 print(json.dumps([sys.executable, *files]))
 """
 
 
-def python_files(modules: str) -> tuple[str, dict[str, tuple[bytes, int]]]:
+def python_files(
+    modules: str, *, search: tuple[Path, ...] = (SOURCES,)
+) -> tuple[str, dict[str, tuple[bytes, int]]]:
     """(path of the interpreter, files by guest path) to import `modules` in a guest.
 
-    Everything keeps its path, so that the interpreter finds its library as it does here.
+    `search` is put before Python's own path; the n-th of it is at `in_guest(n)` in the guest, whose
+    /tmp is its own. Python itself keeps its place, so that it finds its library as it does here.
     """
     python = str(Path(sys._base_executable).resolve())  # type: ignore[attr-defined]
     script = LIST_FILES.format(modules=modules)
-    output = run([python, "-I", "-S", "-B", "-c", script, SOURCES], timeout=60).stdout
+    output = run([python, "-I", "-S", "-B", "-c", script, *search], timeout=60).stdout
     paths = {Path(name) for name in json.loads(output)} | {Path(python)}
     library = Path(run([python, "-I", "-S", "-c", "import os; print(os.__file__)"]).stdout.strip())
     paths.add(library)
     for path in [*paths]:
         if path.suffix == ".so" or path == Path(python):
             paths |= shared_libraries(path)
-    files = {str(path): (path.read_bytes(), 0o755) for path in paths}
-    files |= {str(p): (p.read_bytes(), 0o644) for p in (SOURCES / "rebootless").glob("py.typed")}
+    files = {guest_path(path, search): (path.read_bytes(), 0o755) for path in paths}
     return python, files
+
+
+def in_guest(number: int = 0) -> str:
+    """Where the guest has the n-th search path."""
+    return f"/lab/python{number}"
+
+
+def guest_path(path: Path, search: tuple[Path, ...] = (SOURCES,)) -> str:
+    """Where the guest has a file."""
+    for number, root in enumerate(search):
+        if path.is_relative_to(root):
+            return f"{in_guest(number)}/{path.relative_to(root)}"
+    return str(path)
 
 
 def shared_libraries(program: Path) -> set[Path]:

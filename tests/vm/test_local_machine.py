@@ -62,7 +62,7 @@ tell(disabled=caught(lambda: livepatch.apply(machine, patch)))
 def test_python_in_the_guest_applies_and_undoes(boot):
     modules = "rebootless.engine.livepatch, rebootless.engine.local, rebootless.engine.text"
     python, files = guest_python.python_files(f"{modules}, subprocess, json")
-    script = f"SOURCES = {str(guest_python.SOURCES)!r}\n{SCRIPT}"
+    script = f"SOURCES = {guest_python.in_guest()!r}\n{SCRIPT}"
     with boot(files={**files, "/lab/test.py": (script.encode(), 0o644)}, memory_mib=768) as lab:
         assert lab.vm.boot_seconds < 60
         status, output = lab.guest.run(f"{python} -I -S -B /lab/test.py", timeout=180)
