@@ -12,14 +12,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..elf.model import Section
+from .atoms import I64, NO_ATOM, POOLED, Atom, Entries, Kind, Unit
 from .correlate import Correlation
-from .names import is_special_static
-from .normalize import I64, NO_ATOM, POOLED, Atom, Kind, Refs, Unit, table_entries
+from .names import carries_line, is_special_static
 from .tables import TABLES
 
-_SNIPPET = -3  # stands for any snippet: those compare by content, with the table that uses them
+_SNIPPET = -3  # stands for any snippet inside of another
 _EXTERNAL_BASE = -16  # -16 - n stands for the n-th external name
+_SNIPPET_BASE = 1 << 40  # plus n stands for the n-th snippet by content: bytes and references
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,8 @@ def compare(orig: Unit, patched: Unit, correlation: Correlation) -> Comparison:
         partner = int(correlation.to_patched[a.index])
         if partner == NO_ATOM or a.kind in POOLED or a.kind in (Kind.TABLE, Kind.SNIPPET):
             continue
+        if orig.is_passive(a):
+            continue
         b = patched.atoms[partner]
         reason = _difference(orig, patched, a, b, keys)
         if reason is None and a.kind is Kind.FUNCTION:
@@ -52,26 +54,41 @@ class _Keys:
 
     def __init__(self, orig: Unit, patched: Unit, correlation: Correlation) -> None:
         names: dict[str, int] = {}
+        contents: dict[object, int] = {}
         canonical = _canonical_pools(patched, correlation)
         to_patched = np.append(correlation.to_patched, NO_ATOM)
-        for unit, mapping in ((orig, to_patched), (patched, canonical)):
-            mapping[[a.index for a in unit.atoms if a.kind is Kind.SNIPPET]] = _SNIPPET
-        self.orig = {
-            s: self._keys(orig, refs.atom, refs.symbol, to_patched, names)
-            for s, refs in orig.refs.items()
-        }
-        self.patched = {
-            s: self._keys(patched, refs.atom, refs.symbol, canonical, names)
-            for s, refs in patched.refs.items()
-        }
+        self.orig = _keys(orig, to_patched, names, contents)
+        self.patched = _keys(patched, canonical, names, contents)
 
-    @staticmethod
-    def _keys(unit: Unit, atom: I64, symbol: I64, mapping: I64, names: dict[str, int]) -> I64:
-        keys = mapping[atom]
-        for position in np.nonzero(atom == NO_ATOM)[0].tolist():
-            name = unit.elf.symbols.names[symbol[position]]
+
+def _keys(
+    unit: Unit, mapping: I64, names: dict[str, int], contents: dict[object, int]
+) -> dict[int, I64]:
+    snippets = [a for a in unit.atoms if a.kind is Kind.SNIPPET]
+    mapping[[a.index for a in snippets]] = _SNIPPET
+    found = {}
+    for section, refs in unit.refs.items():
+        keys = mapping[refs.atom]
+        for position in np.nonzero(refs.atom == NO_ATOM)[0].tolist():
+            name = unit.elf.symbols.names[refs.symbol[position]]
             keys[position] = _EXTERNAL_BASE - names.setdefault(name, len(names))
-        return keys
+        found[section] = keys
+    for atom in snippets:
+        refs = unit.refs_of(atom)
+        targets = _slice(found, unit, atom).tolist() if len(refs.offset) else []
+        content = (
+            unit.data(atom),
+            tuple((refs.offset - atom.start).tolist()),
+            tuple(refs.type.tolist()),
+            tuple(refs.addend.tolist()),
+            tuple(targets),
+        )
+        mapping[atom.index] = _SNIPPET_BASE + contents.setdefault(content, len(contents))
+    if snippets:
+        for section, refs in unit.refs.items():
+            keys = mapping[refs.atom]
+            found[section] = np.where(keys >= _SNIPPET_BASE, keys, found[section])
+    return found
 
 
 def _canonical_pools(patched: Unit, correlation: Correlation) -> I64:
@@ -89,9 +106,16 @@ def _difference(orig: Unit, patched: Unit, a: Atom, b: Atom, keys: _Keys) -> str
         ".init"
     ):
         return f"moved from {section_a.name} to {section_b.name}"
+    if (
+        a.kind in (Kind.DATA, Kind.RODATA)
+        and _is_constant(orig, a)
+        and not _is_constant(patched, b)
+    ):
+        return "it was read-only and is now writable"
+    if section_a.name == ".BTF_ids" and orig.btf_ids(a) != patched.btf_ids(b):
+        return "different BTF ids"
     left, right = orig.data(a), patched.data(b)
-    special = a.kind is Kind.DATA and is_special_static(a.name, section_a.name)
-    if special:  # its content is line numbers and state that starts anew
+    if is_special_static(a.name, section_a.name) and carries_line(a.name, section_a.name):
         return None if len(left) == len(right) else "size"
     if left != right:
         if len(left) != len(right):
@@ -99,6 +123,10 @@ def _difference(orig: Unit, patched: Unit, a: Atom, b: Atom, keys: _Keys) -> str
         at = int(np.nonzero(np.frombuffer(left, np.uint8) != np.frombuffer(right, np.uint8))[0][0])
         return f"first differing byte at +{at:#x}"
     return _reference_difference(orig, patched, a, b, keys)
+
+
+def _is_constant(unit: Unit, atom: Atom) -> bool:
+    return atom.kind is Kind.RODATA or unit.section(atom).name == ".data..ro_after_init"
 
 
 def _reference_difference(orig: Unit, patched: Unit, a: Atom, b: Atom, keys: _Keys) -> str | None:
@@ -160,41 +188,26 @@ def _entries_by_function(
     unit: Unit, keys: dict[int, I64]
 ) -> dict[int, dict[str, list[EntryValue]]]:
     found: dict[int, dict[str, list[EntryValue]]] = defaultdict(lambda: defaultdict(list))
-    for section in unit.elf.sections:
-        table = TABLES.get(section.name)
-        if table is None or not table.compared or section.index not in unit.refs:
+    for entries in unit.tables:
+        section = entries.section
+        if not TABLES[section.name].compared:
             continue
-        size, owners, offsets, refs = table_entries(unit, section)
-        if size == 0:
-            continue
-        target = keys[section.index]
-        firsts = np.nonzero(refs.offset % size == 0)[0].tolist()
-        for n, (owner, offset) in enumerate(zip(owners.tolist(), offsets.tolist(), strict=True)):
-            start = int(refs.offset[firsts[n]])
-            stop = firsts[n + 1] if n + 1 < len(firsts) else len(refs.offset)
-            rest = tuple(
-                (
-                    int(refs.offset[k]) - start,
-                    *_table_target(unit, refs, target, k),
-                )
-                for k in range(firsts[n] + 1, stop)
-                if not table.ignores_targets
-            )
-            found[owner][section.name].append((offset, _entry_bytes(section, start, size), rest))
+        targets = keys[section.index].tolist()
+        offsets, addends = entries.refs.offset.tolist(), entries.refs.addend.tolist()
+        places = entries.place.tolist()
+        for n, owner in enumerate(entries.owner.tolist()):
+            positions = entries.relocs_of(n)
+            data, compared = _without_source_line(entries, n, positions)
+            start = n * entries.size
+            rest = tuple((offsets[k] - start, targets[k], addends[k]) for k in compared)
+            found[owner][section.name].append((places[n], data, rest))
     return found
 
 
-def _entry_bytes(section: Section, start: int, size: int) -> bytes:
-    ignored = TABLES[section.name].ignored_bytes
-    blob = bytearray(section.data[start : start + size])
-    if ignored[1] <= len(blob):
-        blob[ignored[0] : ignored[1]] = bytes(ignored[1] - ignored[0])
-    return bytes(blob)
-
-
-def _table_target(unit: Unit, refs: Refs, keys: I64, k: int) -> tuple[int, int]:
-    """An entry's further target; replacement code compares by content, not by its place."""
-    index = int(refs.atom[k])
-    if index != NO_ATOM and unit.atoms[index].kind is Kind.SNIPPET:
-        return (hash(unit.data(unit.atoms[index])), 0)
-    return (int(keys[k]), int(refs.addend[k]))
+def _without_source_line(entries: Entries, n: int, positions: range) -> tuple[bytes, range]:
+    """An entry's bytes without the line number, and its relocations without the file's name."""
+    data = entries.data(n)
+    if not TABLES[entries.section.name].names_source or len(positions) == 1:
+        return data, positions[1:]
+    line = int(entries.refs.offset[positions[-1]]) + 4 - n * entries.size
+    return data[:line] + data[line + 2 :], positions[1:-1]

@@ -70,7 +70,10 @@ class PieceSymbol:
 
 @dataclass(frozen=True)
 class Piece:
-    """A range of the patched object that goes into the patch module."""
+    """A range of the patched object that goes into the patch module.
+
+    `prefix` are the bytes of padding that belong right before it.
+    """
 
     kind: PieceKind
     name: str
@@ -83,6 +86,7 @@ class Piece:
     size: int
     symbols: tuple[PieceSymbol, ...]
     relocs: tuple[PieceReloc, ...]
+    prefix: bytes = b""
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from ..elf.constants import Binding
 from ..elf.model import ElfFile
+from .atoms import NO_ATOM, Atom, Kind, Unit
 from .compare import Comparison, compare
 from .correlate import Correlation, correlate
 from .delta import Delta, Finding, FunctionChange
 from .include import Inclusion, include
 from .names import cold_parent, fold, is_init_text
-from .normalize import NO_ATOM, Atom, Kind, Unit, normalize
+from .normalize import normalize
+from .registrations import registration_findings
 from .verdict import copied_constants, data_findings, function_findings
 
 
@@ -17,7 +19,8 @@ def diff(orig: ElfFile, patched: ElfFile) -> Delta:
     """Compares the original and the patched object of one unit.
 
     Both must be compiled with -ffunction-sections -fdata-sections by the same compiler. Never
-    raises for what a patch does: that is in `Delta.refused` and `Delta.warnings`.
+    raises for what a patch does: that is in `Delta.refused` and `Delta.warnings`. Raises ElfError
+    for a special section whose entries cannot be told apart.
     """
     old, new = normalize(orig), normalize(patched)
     correlation = correlate(old, new)
@@ -26,6 +29,10 @@ def diff(orig: ElfFile, patched: ElfFile) -> Delta:
     changed = _changed_functions(old, new, correlation, comparison, copied)
     refused, warnings, unpatchable = function_findings(old, changed)
     refused += data_findings(old, new, correlation, comparison, frozenset(copied))
+    for into, found in zip(
+        (refused, warnings), registration_findings(old, new, correlation), strict=True
+    ):
+        into += found
     to_patch = {i: reason for i, reason in changed.items() if i not in unpatchable}
     fresh = _new_atoms(new, correlation)
     roots = [int(correlation.to_patched[i]) for i in to_patch] + [a.index for a in fresh]
@@ -65,15 +72,18 @@ def _changed_functions(
             original = int(correlation.to_orig[user])
             if original != NO_ATOM:
                 changed.setdefault(original, f"reads the constant '{name}', which changed")
-    parents = {fold(a.name): a.index for a in old.atoms if a.kind is Kind.FUNCTION}
+    parents = {a.name: a.index for a in old.atoms if a.kind is Kind.FUNCTION}
     for index in list(changed):
-        parent = cold_parent(fold(old.atoms[index].name))
+        parent = cold_parent(old.atoms[index].name)
         if parent is not None and parent in parents:
             changed.setdefault(parents[parent], "its cold part changed")
-    for atom in new.atoms:  # a cold part that is new, under a parent that looks the same
-        parent = cold_parent(fold(atom.name)) if atom.kind is Kind.FUNCTION else None
-        if parent in parents and correlation.to_orig[atom.index] == NO_ATOM:
-            changed.setdefault(parents[parent], "it gained a cold part")
+    new_parents = {a.name: a.index for a in new.atoms if a.kind is Kind.FUNCTION}
+    for atom in new.atoms:  # a cold part that is not the original's, under an unchanged parent
+        parent = cold_parent(atom.name) if atom.kind is Kind.FUNCTION else None
+        if parent in new_parents and correlation.to_orig[atom.index] == NO_ATOM:
+            original = int(correlation.to_orig[new_parents[parent]])
+            if original != NO_ATOM:
+                changed.setdefault(original, "it gained a cold part")
     return changed
 
 

@@ -10,11 +10,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-import numpy as np
-
-from ..elf.constants import Binding, Reloc, SectionFlag, SectionType
+from ..elf.constants import (
+    RELOC_WIDTH,
+    SHN_UNDEF,
+    Binding,
+    Reloc,
+    SectionFlag,
+    SectionType,
+)
 from ..elf.insn import is_branch
 from ..elf.model import Section
+from .atoms import NO_ATOM, POOLED, Atom, Kind, Refs, Unit
 from .correlate import Correlation
 from .delta import (
     Finding,
@@ -26,11 +32,11 @@ from .delta import (
     PieceSymbol,
     TableEntries,
 )
-from .names import cold_parent, is_init_text, is_special_static
-from .normalize import NO_ATOM, POOLED, Atom, Kind, Refs, Unit, table_entries
-from .tables import TABLES
+from .entries import PLAIN_FLAGS, add_tables
+from .names import cold_parent, is_special_static, is_specially_mapped
 
-_PLAIN_FLAGS = int(SectionFlag.WRITE | SectionFlag.ALLOC | SectionFlag.EXECINSTR)
+# What the kernel's module loader knows.
+_LOADABLE = frozenset(RELOC_WIDTH) - {Reloc.GOTPCREL}
 _PIECE_KIND = {
     Kind.FUNCTION: PieceKind.FUNCTION,
     Kind.SNIPPET: PieceKind.TABLE,
@@ -64,11 +70,11 @@ def include(
 
     `copied_data` are correlated constants whose content changed: they are taken along as new.
     """
-    includer = _Includer(orig, patched, correlation, copied_data)
+    includer = Includer(orig, patched, correlation, copied_data)
     for root in roots:
         includer.add(root)
     includer.drain()
-    special = includer.add_tables()
+    special = add_tables(includer)
     pieces = tuple(p for p in includer.pieces if p is not None)
     return Inclusion(
         pieces,
@@ -79,7 +85,9 @@ def include(
     )
 
 
-class _Includer:
+class Includer:
+    """The closure in the making: pieces, by the atoms they come from."""
+
     def __init__(
         self,
         orig: Unit,
@@ -128,7 +136,7 @@ class _Includer:
             PieceReloc(
                 int(refs.offset[k]) - atom.start,
                 int(refs.type[k]),
-                self._target(atom, refs, k),
+                self.target(atom, refs, k),
                 int(refs.addend[k]),
             )
             for k in range(len(refs.offset))
@@ -139,13 +147,14 @@ class _Includer:
             atom.name,
             _output_section(atom, section),
             int(SectionType.PROGBITS) if pooled else section.type,
-            int(SectionFlag.ALLOC) if pooled else section.flags & _PLAIN_FLAGS,
+            int(SectionFlag.ALLOC) if pooled else section.flags & PLAIN_FLAGS,
             section.align if atom.kind is not Kind.SNIPPET else 1,
             0,
             b"" if section.type == SectionType.NOBITS else unit.data(atom),
             atom.size,
             self._symbols(atom),
             relocs,
+            bytes(section.data[atom.start - atom.prefix : atom.start]),
         )
 
     def _symbols(self, atom: Atom) -> tuple[PieceSymbol, ...]:
@@ -162,9 +171,12 @@ class _Includer:
             for s in atom.symbols
         )
 
-    def _target(self, user: Atom, refs: Refs, k: int) -> PieceRef | KernelRef:
+    def target(self, user: Atom, refs: Refs, k: int) -> PieceRef | KernelRef:
         """Where the k-th of `refs`, which `user` holds, is to point."""
         index = int(refs.atom[k])
+        if int(refs.type[k]) not in _LOADABLE:
+            message = f"'{user.name}' has a relocation of type {int(refs.type[k])}"
+            self.find("unsupported-relocation", user.name, f"{message}, unknown to the kernel")
         if index == NO_ATOM:
             return self._external(int(refs.symbol[k]))
         atom = self.patched.atoms[index]
@@ -173,12 +185,19 @@ class _Includer:
         if atom.kind in (Kind.DATA, Kind.RODATA):
             return self._data_target(user, atom)
         if atom.kind is Kind.TABLE:
-            self._find("unsupported-reference", user.name, f"refers to the section {atom.name}")
+            self.find("unsupported-reference", user.name, f"refers to the section {atom.name}")
         return PieceRef(self.add(index))
 
     def _external(self, symbol: int) -> KernelRef:
         table = self.patched.elf.symbols
         name = table.names[symbol]
+        if not name or int(table.shndx[symbol]) != SHN_UNDEF:
+            self.find(
+                "unsupported-symbol",
+                name,
+                f"the symbol '{name}' is neither defined in a section nor undefined (common, "
+                "absolute or unnamed): define it as an ordinary variable",
+            )
         known = self.orig.elf.symbols.by_name.get(name, ())
         return KernelRef(
             name,
@@ -206,23 +225,51 @@ class _Includer:
         original = int(self.correlation.to_orig[atom.index])
         if is_special_static(atom.name, section.name) or atom.index in self.copied_data:
             return PieceRef(self.add(atom.index))
+        if original != NO_ATOM and self._points_inside(atom):
+            return PieceRef(self.add(atom.index))  # a switch table, or one of labels
         if original != NO_ATOM:
             if self.orig.atoms[original].symbols:
                 return self._in_kernel(original)
             if atom.kind is Kind.RODATA:
-                return PieceRef(self.add(atom.index))  # a switch table: it belongs to its user
-            self._find("anonymous-data", user.name, f"uses unnamed data in {section.name}")
+                return PieceRef(self.add(atom.index))
+            self.find("anonymous-data", user.name, f"uses unnamed data in {section.name}")
         elif section.name.startswith(".data..percpu"):
-            self._find(
+            self.find(
                 "percpu-data",
                 atom.name,
                 f"new per-CPU variable '{atom.name}' cannot be added by a live patch",
             )
-        elif is_init_text(section.name) or section.name.startswith(".init."):
-            self._find("init-data", atom.name, f"'{atom.name}' is __init data, freed after boot")
+        elif section.name.startswith((".init.", ".exit.")):
+            self.find("init-data", atom.name, f"'{atom.name}' is __init data, freed after boot")
+        elif section.name == ".BTF_ids" or is_specially_mapped(section.name):
+            self.find(
+                "unsupported-section",
+                atom.name,
+                f"'{atom.name}' is new in section '{section.name}', which only the kernel's own "
+                "link can add to",
+            )
+        elif self.patched.is_passive(atom):
+            self.find(
+                "unsupported-section",
+                atom.name,
+                f"'{user.name}' refers to '{atom.name}', which is new in section '{section.name}' "
+                "and only read at boot or load",
+            )
         elif atom.symbols:
             self.new_data.add(atom.name)
         return PieceRef(self.add(atom.index))
+
+    def _points_inside(self, atom: Atom) -> bool:
+        """Whether a constant holds addresses within code, which belong to one build of it."""
+        if atom.kind is not Kind.RODATA or atom.section not in self.patched.refs:
+            return False
+        refs = self.patched.refs_of(atom)
+        return any(
+            target in self.piece_of
+            and addend > 0
+            and self.patched.atoms[target].kind is Kind.FUNCTION
+            for target, addend in zip(refs.atom.tolist(), refs.addend.tolist(), strict=True)
+        )
 
     def _in_kernel(self, original: int) -> KernelRef:
         atom = self.orig.atoms[original]
@@ -237,76 +284,11 @@ class _Includer:
             is_weak=binding == Binding.WEAK,
         )
 
-    def _find(self, code: str, symbol: str, message: str) -> None:
+    def find(self, code: str, symbol: str, message: str) -> None:
+        """Notes a refusal, once."""
         finding = Finding(code, symbol, message)
         if finding not in self.findings:
             self.findings.append(finding)
-
-    def add_tables(self) -> tuple[TableEntries, ...]:
-        """Includes the special sections' entries of the included code.
-
-        Alternatives come first: their replacements are code that other tables describe too.
-        """
-        counts = []
-        order = sorted(
-            (s for s in self.patched.elf.sections if s.name in TABLES),
-            key=lambda s: s.name != ".altinstructions",
-        )
-        for section in order:
-            count = self._add_table(section)
-            self.drain()
-            if count:
-                counts.append(TableEntries(section.name, count))
-        return tuple(sorted(counts, key=lambda t: t.section))
-
-    def _add_table(self, section: Section) -> int:
-        size, owners, _, refs = table_entries(self.patched, section)
-        if size == 0:
-            return 0
-        firsts = np.nonzero(refs.offset % size == 0)[0].tolist()
-        chosen = [n for n, owner in enumerate(owners.tolist()) if owner in self.piece_of]
-        if not chosen:
-            return 0
-        user = next(a for a in self.patched.atoms if a.section == section.index)
-        data, relocs = bytearray(), []
-        for n in chosen:
-            start = int(refs.offset[firsts[n]])
-            stop = firsts[n + 1] if n + 1 < len(firsts) else len(refs.offset)
-            for k in range(firsts[n], stop):
-                target = self._target(user, refs, k)
-                at = len(data) + int(refs.offset[k]) - start
-                relocs.append(PieceReloc(at, int(refs.type[k]), target, int(refs.addend[k])))
-            data += bytes(section.data[start : start + size]).ljust(size, b"\0")
-        self._append_table(section, size, bytes(data), tuple(relocs))
-        companion = TABLES[section.name].companion
-        if companion:
-            self._add_companion(companion, chosen, len(firsts))
-        return len(chosen)
-
-    def _add_companion(self, name: str, chosen: list[int], entries: int) -> None:
-        section = self.patched.elf.section_by_name[name]
-        size = section.size // entries
-        data = b"".join(bytes(section.data[n * size : (n + 1) * size]) for n in chosen)
-        self._append_table(section, size, data, ())
-
-    def _append_table(
-        self, section: Section, size: int, data: bytes, relocs: tuple[PieceReloc, ...]
-    ) -> None:
-        self.pieces.append(
-            Piece(
-                PieceKind.TABLE,
-                section.name,
-                section.name,
-                section.type,
-                section.flags & _PLAIN_FLAGS,
-                section.align,
-                size,
-                data,
-                len(data),
-                (),
-                relocs,
-            )
-        )
 
 
 def _is_cold_part_of(atom: Atom, user: Atom) -> bool:
@@ -316,6 +298,8 @@ def _is_cold_part_of(atom: Atom, user: Atom) -> bool:
 
 def _output_section(atom: Atom, section: Section) -> str:
     if atom.kind is Kind.FUNCTION:
+        if section.name in (".static_call.text", ".kprobes.text"):  # the kernel knows these
+            return section.name
         prefix = ".text.unlikely." if section.name.startswith(".text.unlikely") else ".text."
         return prefix + (atom.name or "anonymous")
     if atom.kind in POOLED:

@@ -10,11 +10,12 @@ from __future__ import annotations
 import re
 
 _CLONE = re.compile(r"\.(isra|constprop|part|cold|llvm|ctx)\.\d+")
-_STATIC_LOCAL = re.compile(r"^(.+?)\.\d+(?:\.\d+)?$")
+_STATIC_LOCAL = re.compile(r"^(.+?)\.\d+(?:\.\d+)?$|^(__UNIQUE_ID_\w*?)\d+$")
 
 # Statics that the kernel's macros make: one per use, with no state worth keeping (lock classes,
 # "warned once" flags, rate limits, function names, switch tables, pr_debug descriptors). They are
-# compared by content where constant and always included anew.
+# compared by content and always included anew. DO_ONCE() is not among them: to do once more what
+# must be done once (the secret of a hash table, say) breaks the running kernel.
 SPECIAL_STATICS = frozenset(
     {
         "__key",
@@ -29,26 +30,34 @@ SPECIAL_STATICS = frozenset(
         "_entry_ptr",
         "descriptor",
         "__print_once",
-        "___done",
-        "___once_key",
         "__UNIQUE_ID_ddebug",
         "__dyndbg",
     }
 )
+_KEPT_STATICS = frozenset({"___done", "___once_key"})
 _SPECIAL_PREFIXES = (".LC", "L__unnamed", "__UNIQUE_ID_ddebug", ".Lubsan", "Lubsan")
+_SPECIAL_DATA_SECTIONS = (".data..once", ".data.once", "__dyndbg", ".data.unlikely")
+_CARRY_LINES = ("descriptor", "_entry", "__UNIQUE_ID_ddebug", ".Lubsan", "Lubsan")
 
-# Alloc sections that are irrelevant to code that is patched at run time.
+# Left out altogether: never part of the running kernel, or written anew for the patch.
 _IGNORED = re.compile(
-    r"^(\.init\.|\.exit\.|\.initcall|\.exitcall|\.con_initcall|\.modinfo|__param|"
-    r"\.discard|\.comment|\.note|\.eh_frame|\.debug|\.gnu|\.llvm|\.BTF|"
-    r"\.init_array|__tracepoint|_ftrace_event|__bpf_raw_tp_map|__bpf_trace|"
-    r"__syscalls_metadata|_kprobe_blacklist|_error_injection_whitelist|"
-    r"\.kprobe_blacklist|\.static_call_tramp_key|__ftrace_eval_maps|"
-    r"\.printk_index|\.ibt_endbr_seal|\.meminit\.|\.memexit\.|\.ref\.data|\.x86_cpu_dev)"
+    r"^(\.discard|\.comment|\.note|\.eh_frame|\.debug|\.gnu|\.llvm|\.BTF$|\.BTF\.ext|"
+    r"\.orc_header|__patchable_function_entries)"
+)
+# Read at boot or load only, or by tools that look functions up by name. Their content says nothing
+# about code that is patched at run time; what a patch adds to them is judged in registrations.py.
+# (A patched function stays open to error injection and BPF through its original.)
+_PASSIVE = re.compile(
+    r"^(\.init\.(?!text|data|rodata)|\.exit\.(?!text)|\.initcall|\.exitcall|\.con_initcall|"
+    r"\.modinfo|__param|__modver|\.init_array|__tracepoint|_ftrace_event|__bpf_raw_tp_map|"
+    r"__bpf_trace|__syscalls_metadata|_error_injection_whitelist|\.static_call_tramp_key|"
+    r"\.printk_index|\.ibt_endbr_seal|\.x86_cpu_dev)"
 )
 _EXPORT = re.compile(r"^(___?ksymtab|___?kcrctab|__ksymtab_strings|\.export_symbol)")
-_INIT_TEXT = re.compile(r"^\.(init|exit|head|meminit|memexit|cpuinit|devinit)\.text")
-_SPECIAL_DATA_SECTIONS = (".data..once", ".data.once", "__dyndbg", ".data.unlikely")
+_INIT_TEXT = re.compile(r"^\.(init|exit|head|cpuinit|devinit)\.text")
+# Where the compiler and the kernel's attributes put ordinary variables.
+_PLAIN_DATA = re.compile(r"^(\.data|\.bss|\.rodata|\.ref\.data|\.meminit\.|\.memexit\.|\.BTF_ids$)")
+_SHARED_SPECIALLY = re.compile(r"^(\.data\.\.decrypted|\.bss\.\.decrypted|\.vvar|\.bss\.\.brk)")
 
 
 def fold(name: str) -> str:
@@ -70,12 +79,17 @@ def cold_parent(name: str) -> str | None:
 def static_local_base(name: str) -> str | None:
     """The source name of a numbered static: 'count.12' -> 'count'; None for other names."""
     match = _STATIC_LOCAL.match(name)
-    return match.group(1) if match else None
+    if match is None:
+        return None
+    base = match[1] or match[2]
+    return base.rstrip("0123456789") if base.startswith("__UNIQUE_ID_") else base
 
 
 def is_special_static(name: str, section: str) -> bool:
     """Whether a data symbol is one that macros make, and that is always included anew."""
     base = static_local_base(name) or name
+    if base in _KEPT_STATICS:
+        return False
     return (
         base in SPECIAL_STATICS
         or name.startswith(_SPECIAL_PREFIXES)
@@ -83,9 +97,34 @@ def is_special_static(name: str, section: str) -> bool:
     )
 
 
+def carries_line(name: str, section: str) -> bool:
+    """Whether a special static holds its line number in the source, which is no change."""
+    return name.startswith(_CARRY_LINES) or section == "__dyndbg"
+
+
+def is_btf_id(name: str) -> bool:
+    """Whether a symbol is one entry of a list of BTF ids: '__BTF_ID__func__foo__123'."""
+    return name.startswith("__BTF_ID__")
+
+
 def is_ignored_section(name: str) -> bool:
-    """Whether an alloc section says nothing about code that is patched at run time."""
+    """Whether an alloc section never gets into the running kernel, or is made anew at link."""
     return bool(_IGNORED.match(name))
+
+
+def is_passive_section(name: str) -> bool:
+    """Whether an alloc section says nothing about code that is patched at run time."""
+    return bool(_PASSIVE.match(name))
+
+
+def is_plain_data_section(name: str) -> bool:
+    """Whether the section holds ordinary variables, not a table that the linker collects."""
+    return bool(_PLAIN_DATA.match(name))
+
+
+def is_specially_mapped(name: str) -> bool:
+    """Whether data of this section cannot live in a module: it is mapped in a way of its own."""
+    return bool(_SHARED_SPECIALLY.match(name))
 
 
 def is_export_section(name: str) -> bool:

@@ -1,135 +1,42 @@
-"""An object file as *atoms*: the smallest ranges that are compared and included as one.
-
-An atom is a function, a data object, a string or constant of a mergeable pool, or a snippet of
-symbol-less code (alternative replacements). Every relocation is rewritten as (atom, addend), so
-section symbols and pool offsets, which shift with any edit, are gone before anything is compared.
-
-The addend keeps the relocation's own convention (a PC-relative field of an instruction still has
-its -4), now relative to the start of the atom.
-"""
+"""An object file -> `Unit`: cuts it into atoms and rewrites its relocations onto them."""
 
 from __future__ import annotations
 
 import bisect
-from dataclasses import dataclass, field
-from enum import Enum
+from functools import cached_property
 
 import numpy as np
-import numpy.typing as npt
 
 from ..elf.constants import (
     PC_RELATIVE,
     RESERVED_BASE,
     SHN_UNDEF,
-    SectionFlag,
     SectionType,
     SymbolType,
 )
-from ..elf.insn import instruction_ends
+from ..elf.insn import instruction_ends, is_padding
 from ..elf.model import ElfFile, Section
-from .names import is_ignored_section
-from .tables import COMPANIONS, SNIPPET_SECTIONS, TABLES, entry_size
+from .atoms import I64, NO_ATOM, NOTHING, Atom, Kind, Refs, Unit
+from .names import is_btf_id, is_ignored_section, is_passive_section
+from .tables import ALTERNATIVES, COMPANIONS, SNIPPET_SECTIONS, TABLES, entry_shape
 
-I64 = npt.NDArray[np.int64]
-NO_ATOM = -1
 _PC_TYPES = np.array([int(t) for t in PC_RELATIVE], dtype=np.uint32)
-
-
-class Kind(Enum):
-    """What an atom is."""
-
-    FUNCTION = "function"
-    DATA = "data"
-    RODATA = "rodata"
-    STRING = "string"
-    CONSTANT = "constant"
-    SNIPPET = "snippet"
-    TABLE = "table"
-
-
-POOLED = frozenset({Kind.STRING, Kind.CONSTANT})
-
-
-@dataclass(frozen=True)
-class Atom:
-    """A range [start, end) of a section. `symbols` are the indices of the symbols in it."""
-
-    index: int
-    kind: Kind
-    name: str
-    section: int
-    start: int
-    end: int
-    symbols: tuple[int, ...]
-
-    @property
-    def size(self) -> int:
-        """The atom's size in bytes, padding included."""
-        return self.end - self.start
-
-
-@dataclass(frozen=True)
-class Refs:
-    """The relocations of one section as parallel arrays, sorted by `offset` (in the section).
-
-    `atom` is NO_ATOM for a symbol defined elsewhere; `symbol` is then its index.
-    """
-
-    offset: I64
-    type: I64
-    atom: I64
-    symbol: I64
-    addend: I64
-
-    def of(self, atom: Atom) -> slice:
-        """The relocations that lie in an atom of this section."""
-        first, last = np.searchsorted(self.offset, [atom.start, atom.end])
-        return slice(int(first), int(last))
-
-
-_NOTHING = np.empty(0, np.int64)
-NO_REFS = Refs(_NOTHING, _NOTHING, _NOTHING, _NOTHING, _NOTHING)
-
-
-@dataclass(frozen=True)
-class Unit:
-    """One object file, normalised."""
-
-    elf: ElfFile
-    atoms: tuple[Atom, ...]
-    refs: dict[int, Refs] = field(repr=False)
-
-    def section(self, atom: Atom) -> Section:
-        """The section that an atom lies in."""
-        return self.elf.sections[atom.section]
-
-    def data(self, atom: Atom) -> bytes:
-        """The atom's bytes (zeros for .bss)."""
-        section = self.section(atom)
-        if section.type == SectionType.NOBITS:
-            return bytes(atom.size)
-        return bytes(section.data[atom.start : atom.end])
-
-    def refs_of(self, atom: Atom) -> Refs:
-        """The relocations of one atom, offsets still relative to the section."""
-        refs = self.refs.get(atom.section)
-        if refs is None:
-            return NO_REFS
-        s = refs.of(atom)
-        return Refs(refs.offset[s], refs.type[s], refs.atom[s], refs.symbol[s], refs.addend[s])
+_CODE = frozenset({int(SymbolType.FUNC)})
+_VARIABLES = frozenset({int(SymbolType.OBJECT), int(SymbolType.NOTYPE), int(SymbolType.TLS)})
 
 
 def normalize(elf: ElfFile) -> Unit:
-    """Cuts a relocatable object into atoms and rewrites its relocations onto them."""
+    """Cuts a relocatable object into atoms and rewrites its relocations onto them.
+
+    Raises ElfError when the entries of a special section cannot be told apart.
+    """
     builder = _Builder(elf)
-    for section in elf.sections:
-        if _is_relevant(section):
-            builder.add_section(section)
-    refs = {
-        section.index: builder.references(section)
-        for section in elf.sections
-        if _is_relevant(section) and len(elf.relocations(section))
-    }
+    relevant = [s for s in elf.sections if _is_relevant(s)]
+    for section in relevant:
+        builder.add_section(section)
+    active = [s for s in relevant if len(elf.relocations(s)) and not is_passive_section(s.name)]
+    builder.cut_snippets(active)
+    refs = {section.index: builder.references(section) for section in active}
     return Unit(elf, tuple(builder.atoms), refs)
 
 
@@ -139,7 +46,7 @@ def _is_relevant(section: Section) -> bool:
         and section.type in (SectionType.PROGBITS, SectionType.NOBITS)
         and section.name not in COMPANIONS
         and not is_ignored_section(section.name)
-    ) or section.name.startswith((".init.text", ".exit.text", ".init.data", ".init.rodata"))
+    )
 
 
 class _Builder:
@@ -148,10 +55,12 @@ class _Builder:
     def __init__(self, elf: ElfFile) -> None:
         self.elf = elf
         self.atoms: list[Atom] = []
-        self.of_symbol = np.full(len(elf.symbols), NO_ATOM, np.int64)
+        self.of_symbol = np.full(max(len(elf.symbols), 1), NO_ATOM, np.int64)
         self._starts: dict[int, list[int]] = {}
         self._indices: dict[int, list[int]] = {}
         self._pooled: dict[tuple[int, int], int] = {}
+        self._blobs: dict[int, bytes] = {}
+        self._snippets: list[Section] = []
 
     def _new(
         self,
@@ -161,9 +70,10 @@ class _Builder:
         start: int,
         end: int,
         symbols: tuple[int, ...] = (),
+        prefix: int = 0,
     ) -> int:
         index = len(self.atoms)
-        self.atoms.append(Atom(index, kind, name, section.index, start, end, symbols))
+        self.atoms.append(Atom(index, kind, name, section.index, start, end, symbols, prefix))
         for symbol in symbols:
             self.of_symbol[symbol] = index
         return index
@@ -172,7 +82,7 @@ class _Builder:
         if section.name in TABLES:
             self._one_atom(section, Kind.TABLE)
         elif section.name in SNIPPET_SECTIONS:
-            self._cut_snippets(section)
+            self._snippets.append(section)
         elif not (section.is_string_pool or section.is_constant_pool):
             self._cut_at_symbols(section)
 
@@ -184,15 +94,18 @@ class _Builder:
         self._starts[section.index] = [self.atoms[i].start for i in indices]
 
     def _cut_at_symbols(self, section: Section) -> None:
-        if section.is_exec:
-            kind, wanted = Kind.FUNCTION, {int(SymbolType.FUNC)}
-        else:
-            kind = Kind.DATA if section.is_write else Kind.RODATA
-            wanted = {int(SymbolType.OBJECT), int(SymbolType.NOTYPE), int(SymbolType.TLS)}
+        kind, wanted = Kind.FUNCTION, _CODE
+        if not section.is_exec:
+            kind, wanted = Kind.DATA if section.is_write else Kind.RODATA, _VARIABLES
         table = self.elf.symbols
-        inside = self.elf.symbols_in_section.get(section.index, _NOTHING)
-        heads = [int(i) for i in inside if int(table.type[i]) in wanted]
-        heads = heads or [int(i) for i in inside]
+        inside = [
+            i
+            for i in self.elf.symbols_in_section.get(section.index, NOTHING).tolist()
+            if int(table.value[i]) <= section.size
+        ]
+        heads = [i for i in inside if int(table.type[i]) in wanted] or inside
+        if section.name == ".BTF_ids":  # the lists; the entries' names carry numbers
+            heads = [i for i in heads if not is_btf_id(table.names[i])]
         if not heads:
             if section.size:
                 self._one_atom(section, kind)
@@ -200,52 +113,81 @@ class _Builder:
         by_start: dict[int, list[int]] = {}
         for i in heads:
             by_start.setdefault(int(table.value[i]), []).append(i)
-        starts = sorted(by_start)
-        ends = [*starts[1:], max(section.size, starts[-1])]
-        indices = []
-        if starts[0] > 0:
-            indices.append(self._new(kind, section.name, section, 0, starts[0]))
-        for start, end in zip(starts, ends, strict=True):
-            symbols = self._primary_first(by_start[start])
-            indices.append(self._new(kind, table.names[symbols[0]], section, start, end, symbols))
-        self._place(section, indices)
+        self._place(section, self._between(section, kind, by_start))
         for i in inside:  # labels within an atom
             if self.of_symbol[i] == NO_ATOM:
                 self.of_symbol[i] = self._covering(section.index, int(table.value[i]))
+
+    def _between(self, section: Section, kind: Kind, by_start: dict[int, list[int]]) -> list[int]:
+        """The atoms of a section with symbols; what lies between them, unless it is padding, too.
+
+        An atom has its symbol's size, so that no padding is compared: it changes when a neighbour
+        comes or goes.
+        """
+        table = self.elf.symbols
+        starts = sorted(by_start)
+        indices: list[int] = []
+        prefix = 0
+        if starts[0] > 0:
+            if not self._is_padding(section, 0, starts[0]):
+                indices.append(self._new(kind, section.name, section, 0, starts[0]))
+            elif kind is Kind.FUNCTION:
+                prefix = starts[0]
+        for start, following in zip(starts, [*starts[1:], section.size], strict=True):
+            symbols = self._primary_first(by_start[start])
+            size = max(int(table.size[i]) for i in symbols)
+            end = min(start + size, following) if size else following
+            if not self._is_padding(section, end, following):
+                end = following
+            name = table.names[symbols[0]]
+            indices.append(self._new(kind, name, section, start, end, symbols, prefix))
+        return indices
+
+    def _is_padding(self, section: Section, start: int, end: int) -> bool:
+        if start == end or section.type == SectionType.NOBITS:
+            return True
+        relocs = self.elf.relocations(section)
+        within = relocs.within(start, end)
+        if within.start != within.stop:
+            return False
+        gap = section.data[start:end]
+        return is_padding(gap) if section.is_exec else not any(gap)
 
     def _primary_first(self, symbols: list[int]) -> tuple[int, ...]:
         """Aliases at one address: global before local, then the file's order."""
         return tuple(sorted(symbols, key=lambda i: (self.elf.symbols.binding[i] != 1, i)))
 
-    def _cut_snippets(self, section: Section) -> None:
+    @cached_property
+    def _named_starts(self) -> I64:
+        """Where atoms start, of those that are not of a pool (which no symbol names)."""
+        return np.array([a.start for a in self.atoms], np.int64)
+
+    def cut_snippets(self, active: list[Section]) -> None:
         """Cuts symbol-less code where anything in the object points into it."""
-        symbol = next(
-            (
-                s
-                for s in range(len(self.elf.symbols))
-                if self.elf.symbols.shndx[s] == section.index
-                and self.elf.symbols.type[s] == SymbolType.SECTION
-            ),
-            None,
-        )
-        starts = {0}
-        if symbol is not None:
-            for other in self.elf.sections:
-                if not other.is_alloc:
-                    continue
-                relocs = self.elf.relocations(other)
-                hits = np.nonzero(relocs.symbol == symbol)[0]
-                adjust = 4 if other.is_exec else 0
-                starts.update(int(relocs.addend[h]) + adjust for h in hits)
-        cuts = sorted(s for s in starts if 0 <= s < section.size)
-        ends = [*cuts[1:], section.size]
-        self._place(
-            section,
-            [
-                self._new(Kind.SNIPPET, section.name, section, start, end)
-                for start, end in zip(cuts, ends, strict=True)
-            ],
-        )
+        starts: dict[int, set[int]] = {s.index: {0} for s in self._snippets}
+        if not starts:
+            return
+        value = self.elf.symbols.value
+        shndx = np.minimum(self.elf.symbols.shndx, len(self.elf.sections))
+        is_cut = np.zeros(len(self.elf.sections) + 1, np.bool_)
+        is_cut[list(starts)] = True
+        for section in active:
+            relocs = self.elf.relocations(section)
+            targets = shndx[relocs.symbol]
+            hits = np.nonzero(is_cut[targets])[0]
+            for p, trailing in self._with_ends(section, hits):
+                place = int(value[relocs.symbol[p]]) + int(relocs.addend[p]) + trailing
+                starts[int(targets[p])].add(place)
+        for section in self._snippets:
+            cuts = sorted(s for s in starts[section.index] if 0 <= s < section.size)
+            ends = [*cuts[1:], section.size]
+            self._place(
+                section,
+                [
+                    self._new(Kind.SNIPPET, section.name, section, start, end)
+                    for start, end in zip(cuts, ends, strict=False)
+                ],
+            )
 
     def _covering(self, section: int, offset: int) -> int:
         starts = self._starts.get(section)
@@ -259,8 +201,10 @@ class _Builder:
         if known is not None:
             return known
         if section.is_string_pool:
-            width = max(section.entsize, 1)
-            end = _string_end(section.data, offset, width)
+            blob = self._blobs.get(section.index)
+            if blob is None:
+                blob = self._blobs[section.index] = bytes(section.data)
+            end = _string_end(blob, offset, max(section.entsize, 1))
             index = self._new(Kind.STRING, "", section, offset, end)
         else:
             start = offset - offset % section.entsize
@@ -277,16 +221,14 @@ class _Builder:
         addend = relocs.addend.copy()
         atom = self.of_symbol[symbol].copy()
         shndx = table.shndx[symbol]
-        starts = np.array([a.start for a in self.atoms], np.int64)
         named = atom != NO_ATOM
         values = table.value[symbol].astype(np.int64)
-        addend[named] += values[named] - starts[atom[named]]
+        addend[named] += values[named] - self._named_starts[atom[named]]
         anonymous = (~named) & (shndx != SHN_UNDEF) & (shndx < RESERVED_BASE)
-        for i in self._with_ends(section, np.nonzero(anonymous)[0]):
-            position, trailing = i
+        for position, trailing in self._with_ends(section, np.nonzero(anonymous)[0]):
             target = self.elf.sections[int(shndx[position])]
             value = int(values[position])
-            true_offset = value + int(addend[position]) + trailing
+            true_offset = value + int(relocs.addend[position]) + trailing
             if target.is_string_pool or target.is_constant_pool:
                 inside = 0 <= true_offset < target.size
                 found = self._pool_atom(target, true_offset) if inside else NO_ATOM
@@ -295,9 +237,35 @@ class _Builder:
             if found != NO_ATOM:
                 atom[position] = found
                 addend[position] += value - self.atoms[found].start
+        if section.name == ALTERNATIVES:
+            self._settle_empty(section, atom, addend)
         return Refs(
             relocs.offset.astype(np.int64), relocs.type.astype(np.int64), atom, symbol, addend
         )
+
+    def _settle_empty(self, section: Section, atom: I64, addend: I64) -> None:
+        """Replacements of no length refer to whatever follows; make them refer to their own place.
+
+        The replacements lie in the order of the entries, so an empty one begins where the next
+        does, or at the end of the section.
+        """
+        _, count = entry_shape(self.elf, section, TABLES[section.name])
+        if count < 2:
+            return
+        second = slice(1, None, count)
+        relocs = self.elf.relocations(section)
+        shndx = self.elf.symbols.shndx[relocs.symbol[second]]
+        places = self.elf.symbols.value[relocs.symbol[second]].astype(np.int64)
+        places = places + relocs.addend[second]
+        sizes = np.array([s.size for s in self.elf.sections], np.int64)
+        if (shndx >= len(sizes)).any() or len(set(shndx.tolist())) != 1:
+            return
+        if (np.diff(places) < 0).any():
+            return
+        empty = np.append(np.diff(places) == 0, False) | (places >= sizes[shndx])
+        targets, addends = atom[second], addend[second]
+        targets[empty], addends[empty] = atom[::count][empty], addend[::count][empty]
+        atom[second], addend[second] = targets, addends
 
     def _with_ends(self, section: Section, positions: I64) -> list[tuple[int, int]]:
         """For relocations at `positions`: how far the PC that the CPU adds is past the field.
@@ -330,30 +298,10 @@ class _Builder:
         return result
 
 
-def _string_end(data: memoryview, offset: int, width: int) -> int:
+def _string_end(blob: bytes, offset: int, width: int) -> int:
     """The end, NUL included, of the string of `width`-byte characters at `offset`."""
-    blob = bytes(data[offset:])
     zero = bytes(width)
-    at = blob.find(zero)
-    while at >= 0 and at % width:
+    at = blob.find(zero, offset)
+    while at >= 0 and (at - offset) % width:
         at = blob.find(zero, at + 1)
-    return offset + at + width if at >= 0 else len(data)
-
-
-def table_entries(unit: Unit, section: Section) -> tuple[int, I64, I64, Refs]:
-    """The entries of a special section, by the code they belong to.
-
-    Returns (entry size, atom index per entry, offset within that atom per entry, the refs).
-    """
-    table = TABLES[section.name]
-    size = entry_size(unit.elf, section, table)
-    refs = unit.refs.get(section.index, NO_REFS)
-    if size == 0:
-        return 0, _NOTHING, _NOTHING, refs
-    first = refs.offset % size == 0
-    return size, refs.atom[first], refs.addend[first], refs
-
-
-def is_mergeable(section: Section) -> bool:
-    """Whether the linker may merge the section's content."""
-    return bool(section.flags & SectionFlag.MERGE)
+    return at + width if at >= 0 else len(blob)

@@ -2,15 +2,19 @@
 
 An entry of such a section describes a place in a function: an exception fixup, a bug site, a
 jump label... When a function goes into the patch, its entries go along. The size of an entry is
-never a constant here: it follows from the section's size and from how many relocations each entry
-has, so a kernel that widens `struct alt_instr` needs no change. (The last entry may lack its
-padding, hence the rounding up.)
+never a constant here: it follows from where the relocations are, so a kernel that widens
+`struct alt_instr` needs no change.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+
+from ..base.errors import ElfError
+from ..elf.constants import RESERVED_BASE, SHN_UNDEF
 from ..elf.model import ElfFile, Section
 
 
@@ -18,18 +22,17 @@ from ..elf.model import ElfFile, Section
 class Table:
     """One special section: how to find entries, and what of an entry is code behaviour.
 
-    `relocs` is the number of relocations an entry has; the first is the place in the code.
+    `relocs` is the least number of relocations an entry has; the first is the place in the code.
     `compared` says that entries are part of what a function does, so a difference is a change;
-    `ignored_bytes` is the range of an entry that is not (the line number of a bug entry), and
-    `ignores_targets` says that what the further relocations point at is not (its file name).
+    `names_source` that, unless there is only one, the last relocation of an entry is to the file's
+    name and two bytes of line number follow: those are not a change.
     `companion` is a section without relocations whose n-th entry goes with ours.
     """
 
     section: str
     relocs: int
     compared: bool = False
-    ignored_bytes: tuple[int, int] = (0, 0)
-    ignores_targets: bool = False
+    names_source: bool = False
     companion: str | None = None
     keyed: bool = False  # the last relocation of an entry names a static key or static call
 
@@ -37,7 +40,7 @@ class Table:
 TABLES: dict[str, Table] = {
     table.section: table
     for table in (
-        Table("__bug_table", 2, compared=True, ignored_bytes=(8, 10), ignores_targets=True),
+        Table("__bug_table", 1, compared=True, names_source=True),
         Table("__ex_table", 2, compared=True),
         Table("__jump_table", 3, compared=True, keyed=True),
         Table(".static_call_sites", 2, compared=True, keyed=True),
@@ -49,22 +52,47 @@ TABLES: dict[str, Table] = {
         Table(".call_sites", 1),
         Table(".orc_unwind_ip", 1, companion=".orc_unwind"),
         Table("__mcount_loc", 1),
-        Table("__patchable_function_entries", 1),
+        Table("_kprobe_blacklist", 1),
     )
 }
 COMPANIONS = frozenset(t.companion for t in TABLES.values() if t.companion)
+ALTERNATIVES = ".altinstructions"
 
 # Code without symbols that tables or functions point into; cut into snippets where they point.
-SNIPPET_SECTIONS = frozenset({".altinstr_replacement", ".altinstr_aux"})
+# (.fixup: what exception entries of kernels before 5.16 jump to.)
+SNIPPET_SECTIONS = frozenset({".altinstr_replacement", ".altinstr_aux", ".fixup"})
+_MAX_RELOCS = 6
 
 
-def entry_size(elf: ElfFile, section: Section, table: Table) -> int:
-    """The size in bytes of one entry of `section`, or 0 if the section is empty.
+def entry_shape(elf: ElfFile, section: Section, table: Table) -> tuple[int, int]:
+    """(bytes, relocations) of one entry of `section`; (0, 0) if it has none.
 
-    Some entries have an extra relocation (an exception entry with data), so the relocation count
-    only gives a first estimate; the true size divides the distances between entry starts.
+    The smallest number of relocations for which all entries are equally far apart and each begins
+    with a place in code. The last entry may lack its padding. Raises ElfError if there is none.
     """
-    count = len(elf.relocations(section)) // table.relocs
-    if count == 0:
-        return 0
-    return -(-section.size // count)
+    relocs = elf.relocations(section)
+    total = len(relocs)
+    if total == 0:
+        return 0, 0
+    offsets = relocs.offset.astype(np.int64)
+    in_code = _points_to_code(elf, relocs.symbol)
+    for count in range(table.relocs, _MAX_RELOCS + 1):
+        if total % count or int(offsets[0]) or not in_code[::count].all():
+            continue
+        if total == count:
+            return section.size, count
+        steps = offsets[count:] - offsets[:-count]
+        size, entries = int(steps[0]), total // count
+        if size > 0 and (steps == size).all() and (entries - 1) * size < section.size:
+            return size, count
+    raise ElfError(f"{elf.name}: the entries of section '{section.name}' cannot be told apart")
+
+
+def _points_to_code(elf: ElfFile, symbols: npt.NDArray[np.uint32]) -> npt.NDArray[np.bool_]:
+    shndx = elf.symbols.shndx[symbols]
+    executable = [
+        i
+        for i in np.unique(shndx).tolist()
+        if SHN_UNDEF < i < RESERVED_BASE and elf.sections[i].is_exec
+    ]
+    return np.isin(shndx, executable)

@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections import defaultdict
 
 from ..elf.constants import SectionType
+from .atoms import NO_ATOM, POOLED, Atom, Kind, Unit
 from .compare import Comparison
 from .correlate import Correlation
 from .delta import Finding
 from .names import (
     cold_parent,
-    is_export_section,
     is_init_text,
     is_special_static,
     source_name,
     static_local_base,
 )
-from .normalize import NO_ATOM, POOLED, Atom, Kind, Unit, table_entries
 
 DATA_HINT = (
     "the running kernel keeps its own copy: change it from a callback, or keep the data and change "
@@ -27,32 +26,49 @@ DATA_HINT = (
 def copied_constants(
     orig: Unit, patched: Unit, correlation: Correlation, comparison: Comparison
 ) -> dict[int, tuple[str, tuple[int, ...]]]:
-    """Changed constants that may be copied: original atom -> (name, functions that use it).
+    """Changed data that may be copied: original atom -> (name, functions that use it).
 
-    Only local read-only data that holds no address of code or data, and that only functions use:
-    then every user is patched with it, and nothing can tell the copies apart.
+    Statics that macros make; and local read-only data that only functions use, and that holds no
+    address but of strings and of places inside of its users (a switch table): then every user is
+    patched with it, and nothing can tell the copies apart.
     """
     users = _users(patched)
     found: dict[int, tuple[str, tuple[int, ...]]] = {}
     for index in comparison.changed:
         atom = orig.atoms[index]
         partner = patched.atoms[int(correlation.to_patched[index])]
-        if atom.kind is not Kind.RODATA or not atom.symbols or partner.kind is not Kind.RODATA:
+        if atom.kind not in (Kind.DATA, Kind.RODATA):
             continue
-        if any(int(orig.elf.symbols.binding[s]) for s in atom.symbols):
+        using = tuple(users.get(partner.index, ()))
+        special = is_special_static(atom.name, orig.section(atom).name)
+        if not all(patched.atoms[u].kind is Kind.FUNCTION for u in using):
             continue
-        targets = {*orig.refs_of(atom).atom.tolist(), *patched.refs_of(partner).atom.tolist()}
-        plain = len(targets) == 0 or (_only_strings(orig, atom) and _only_strings(patched, partner))
-        using = users.get(partner.index, ())
-        if plain and using and all(patched.atoms[u].kind is Kind.FUNCTION for u in using):
-            found[index] = (atom.name, tuple(using))
+        local = not any(int(orig.elf.symbols.binding[s]) for s in atom.symbols)
+        plain = _is_plain(orig, atom, users=None) and _is_plain(patched, partner, using)
+        if special or (using and local and plain):
+            found[index] = (atom.name, using)
     return found
 
 
-def _only_strings(unit: Unit, atom: Atom) -> bool:
-    return all(
-        t != NO_ATOM and unit.atoms[t].kind is Kind.STRING for t in unit.refs_of(atom).atom.tolist()
-    )
+def _is_plain(unit: Unit, atom: Atom, users: tuple[int, ...] | None) -> bool:
+    """Whether an atom is read-only data without addresses, but for those that may be copied."""
+    if atom.kind is not Kind.RODATA:
+        return False
+    refs = unit.refs_of(atom)
+    for target, addend in zip(refs.atom.tolist(), refs.addend.tolist(), strict=True):
+        if target == NO_ATOM:
+            return False
+        other = unit.atoms[target]
+        inside = other.kind is Kind.FUNCTION and addend > 0
+        if other.kind is not Kind.STRING and not inside:
+            return False
+        if inside and users is not None and target not in users and not _cold(unit, other, users):
+            return False
+    return True
+
+
+def _cold(unit: Unit, atom: Atom, users: tuple[int, ...]) -> bool:
+    return cold_parent(atom.name) in {unit.atoms[u].name for u in users}
 
 
 def _users(unit: Unit) -> dict[int, list[int]]:
@@ -89,7 +105,6 @@ def data_findings(
         if atom.kind in (Kind.DATA, Kind.RODATA) and index not in copied:
             found.append(_changed_data(orig, atom, reason))
     found += _removed_statics(orig, correlation)
-    found += _export_findings(orig, patched)
     found += [
         Finding("section-group", s.name, f"section group '{s.name}' is not supported")
         for s in patched.elf.sections
@@ -103,6 +118,13 @@ def _changed_data(orig: Unit, atom: Atom, reason: str) -> Finding:
     name = static_local_base(atom.name) or atom.name
     if section.name.startswith((".init.", ".exit.")):
         return Finding("init-data", name, f"'{name}' is __init data, used up at boot: {reason}")
+    if section.name == ".BTF_ids":
+        return Finding(
+            "btf-ids",
+            name,
+            f"the list of BTF ids '{name}' changed ({reason}): it is resolved when the kernel is "
+            "linked; check in a patched function instead",
+        )
     if not atom.symbols:
         return Finding(
             "unsupported-section",
@@ -134,24 +156,6 @@ def _removed_statics(orig: Unit, correlation: Correlation) -> list[Finding]:
                 )
             )
     return found
-
-
-def _export_findings(orig: Unit, patched: Unit) -> list[Finding]:
-    def exports(unit: Unit) -> set[str]:
-        return {
-            s.name.partition("+")[2]
-            for s in unit.elf.sections
-            if is_export_section(s.name) and "+" in s.name
-        }
-
-    return [
-        Finding("export-changed", name, f"the export of '{name}' was {what} by the patch")
-        for what, names in (
-            ("added", exports(patched) - exports(orig)),
-            ("removed", exports(orig) - exports(patched)),
-        )
-        for name in sorted(names)
-    ]
 
 
 def function_findings(
@@ -205,12 +209,10 @@ def function_findings(
 
 def traced_functions(unit: Unit) -> set[int] | None:
     """The atoms that begin with a call to __fentry__; None if the object lists none at all."""
-    found: set[int] = set()
-    listed = False
-    for name in ("__mcount_loc", "__patchable_function_entries"):
-        for section in unit.elf.sections_named(name):
-            if section.index in unit.refs:
-                listed = True
-                _, owners, _, _ = table_entries(unit, section)
-                found.update(owners.tolist())
-    return found if listed else None
+    found = {
+        owner
+        for entries in unit.tables
+        if entries.section.name == "__mcount_loc"
+        for owner in entries.owner.tolist()
+    }
+    return found or None

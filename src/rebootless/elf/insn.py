@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from iced_x86 import Decoder, Instruction
+from iced_x86 import Decoder, Instruction, Mnemonic
 
 
 def instruction_ends(code: bytes, offsets: Sequence[int]) -> list[int]:
@@ -28,6 +28,13 @@ def instruction_ends(code: bytes, offsets: Sequence[int]) -> list[int]:
             ends[wanted[position]] = end
             position += 1
     return ends
+
+
+def is_padding(code: bytes | memoryview) -> bool:
+    """Whether code consists of no-operations and breakpoints only, as between functions."""
+    if not any(byte not in (0x90, 0xCC, 0x00) for byte in code):
+        return True
+    return all(i.mnemonic in (Mnemonic.NOP, Mnemonic.INT3) for i in Decoder(64, bytes(code)))
 
 
 def is_branch(code: bytes | memoryview, field: int) -> bool:

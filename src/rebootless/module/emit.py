@@ -114,9 +114,11 @@ class _Emitter:
             self._sections[piece.section] = section
             self.obj.sections.append(section)
         section.align = max(section.align, piece.align)
-        base = -(-(section.size or 0) // max(piece.align, 1)) * max(piece.align, 1)
+        align = max(piece.align, 1)
+        base = -(-((section.size or 0) + len(piece.prefix)) // align) * align
         if section.type != SectionType.NOBITS:
-            section.data = section.data.ljust(base, b"\0") + piece.data.ljust(piece.size, b"\0")
+            padded = section.data.ljust(base - len(piece.prefix), b"\0") + piece.prefix
+            section.data = padded + piece.data.ljust(piece.size, b"\0")
         section.size = base + piece.size
         return section, base
 

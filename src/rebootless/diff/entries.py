@@ -1,0 +1,129 @@
+"""The special sections' entries of the included code, and what those need in turn."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from ..base.errors import ElfError
+from ..elf.constants import SectionFlag
+from ..elf.model import Section
+from .atoms import Atom, Entries, Kind, Refs, Unit
+from .delta import KernelRef, Piece, PieceKind, PieceRef, PieceReloc, TableEntries
+from .tables import ALTERNATIVES, TABLES
+
+PLAIN_FLAGS = int(SectionFlag.WRITE | SectionFlag.ALLOC | SectionFlag.EXECINSTR)
+
+
+class Closure(Protocol):
+    """What is needed of the closure of included code: see include.py."""
+
+    pieces: list[Piece | None]
+    piece_of: dict[int, int]
+
+    @property
+    def patched(self) -> Unit: ...
+    def target(self, user: Atom, refs: Refs, k: int) -> PieceRef | KernelRef: ...
+    def drain(self) -> None: ...
+    def find(self, code: str, symbol: str, message: str) -> None: ...
+
+
+def add_tables(closure: Closure) -> tuple[TableEntries, ...]:
+    """Includes the special sections' entries of the included code.
+
+    An entry may need code that has entries itself (a replacement, the default of a static
+    call), in any section: so first all is collected that entries need, then they are built.
+    """
+    tables = closure.patched.tables
+    before = -1
+    while before != len(closure.piece_of):
+        before = len(closure.piece_of)
+        for entries in tables:
+            user = _table_atom(closure, entries)
+            for n in _chosen(closure, entries):
+                for k in entries.relocs_of(n):
+                    closure.target(user, entries.refs, k)
+        closure.drain()
+    counts = [
+        TableEntries(entries.section.name, count)
+        for entries in sorted(tables, key=lambda e: e.section.name != ALTERNATIVES)
+        if (count := _add_table(closure, entries))
+    ]
+    _check_unknown_sections(closure)
+    return tuple(sorted(counts, key=lambda t: t.section))
+
+
+def _chosen(closure: Closure, entries: Entries) -> list[int]:
+    return [n for n, owner in enumerate(entries.owner.tolist()) if owner in closure.piece_of]
+
+
+def _table_atom(closure: Closure, entries: Entries) -> Atom:
+    index = entries.section.index
+    return next(a for a in closure.patched.atoms if a.section == index)
+
+
+def _check_unknown_sections(closure: Closure) -> None:
+    """A table of a kind that is not known here, with entries for included code."""
+    for atom in closure.patched.atoms:
+        if atom.symbols or atom.kind not in (Kind.DATA, Kind.RODATA):
+            continue
+        if atom.index in closure.piece_of or closure.patched.is_passive(atom):
+            continue
+        for target in dict.fromkeys(closure.patched.refs_of(atom).atom.tolist()):
+            if target in closure.piece_of and closure.patched.section(atom).name:
+                name = closure.patched.atoms[target].name
+                section = closure.patched.section(atom).name
+                closure.find(
+                    "unsupported-section",
+                    section,
+                    f"section '{section}' has entries for '{name}', and what they mean is not "
+                    "known: patch a function that calls it",
+                )
+
+
+def _add_table(closure: Closure, entries: Entries) -> int:
+    section, chosen = entries.section, _chosen(closure, entries)
+    if not chosen:
+        return 0
+    user = _table_atom(closure, entries)
+    data, relocs = bytearray(), []
+    for n in chosen:
+        for k in entries.relocs_of(n):
+            target = closure.target(user, entries.refs, k)
+            at = len(data) + int(entries.refs.offset[k]) - n * entries.size
+            kind, addend = int(entries.refs.type[k]), int(entries.refs.addend[k])
+            relocs.append(PieceReloc(at, kind, target, addend))
+        data += entries.data(n)
+    _append_table(closure, section, entries.size, bytes(data), tuple(relocs))
+    companion = TABLES[section.name].companion
+    if companion:
+        _add_companion(closure, companion, chosen, len(entries))
+    return len(chosen)
+
+
+def _add_companion(closure: Closure, name: str, chosen: list[int], entries: int) -> None:
+    section = closure.patched.elf.section_by_name.get(name)
+    size = section.size // entries if section else 0
+    if section is None or not size or section.size != size * entries:
+        raise ElfError(f"{closure.patched.elf.name}: section '{name}' lacks entries")
+    data = b"".join(bytes(section.data[n * size : (n + 1) * size]) for n in chosen)
+    _append_table(closure, section, size, data, ())
+
+
+def _append_table(
+    closure: Closure, section: Section, size: int, data: bytes, relocs: tuple[PieceReloc, ...]
+) -> None:
+    closure.pieces.append(
+        Piece(
+            PieceKind.TABLE,
+            section.name,
+            section.name,
+            section.type,
+            section.flags & PLAIN_FLAGS,
+            section.align,
+            size,
+            data,
+            len(data),
+            (),
+            relocs,
+        )
+    )
