@@ -20,6 +20,7 @@ from typing import Any
 
 import click
 
+from .base import proc
 from .base.errors import RebootlessError, ResourceError
 from .base.fs import os_failure
 from .cli.root import root
@@ -54,8 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = words[: words.index("--")] if "--" in words else words
     as_json = "--json" in options
     debug = "--debug" in options or os.environ.get("REBOOTLESS_DEBUG", "") not in ("", "0")
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _terminate)
+    _handle_signals()
     try:
         with root.make_context("rebootless", words) as context:
             root.invoke(context)
@@ -65,6 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         return _silenced()
     except (KeyboardInterrupt, click.Abort) as exc:
+        proc.end_all()
         if debug:
             traceback.print_exc()
         reason = exc.number if isinstance(exc, Terminated) else int(signal.SIGINT)
@@ -77,8 +78,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _terminate(number: int, _frame: FrameType | None) -> None:
-    raise Terminated(number)
+def _handle_signals() -> None:
+    """The first signal raises; one more while things are put in order does not, a third does."""
+    came = 0
+
+    def end(number: int, _frame: FrameType | None) -> None:
+        nonlocal came
+        came += 1
+        if came == 2:
+            os.write(2, b"putting things in order; once more to leave them\n")
+            return
+        raise KeyboardInterrupt if number == signal.SIGINT else Terminated(number)
+
+    numbers = [signal.SIGTERM, signal.SIGHUP]
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is ignored
+        numbers.append(signal.SIGINT)
+    for number in numbers:
+        signal.signal(number, end)
 
 
 def _flushed(status: int) -> int:

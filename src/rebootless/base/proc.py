@@ -1,25 +1,37 @@
 """The one place that starts programs.
 
 No shell is ever involved. A failed program raises `CommandError` with a command line that can be
-pasted into a terminal and the end of what it printed.
+pasted into a terminal and the end of what it printed, or `ResourceError` when it ran out of space.
+Whatever was started and still runs is known here, so that an interrupt can end it (`end_all`).
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shlex
 import shutil
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import IO
 
-from .errors import CommandError, NotFoundError, ResourceError
+from .errors import CommandError, NotFoundError, RebootlessError, ResourceError
 
 TAIL_LINES = 30
+# As the C library and make word them (LC_ALL=C), at a line's end: source code may quote them.
+NO_SPACE = re.compile(
+    r"^.*\b(?:No space left on device|Disk quota exceeded|File size limit exceeded|File too large)"
+    r"'?\.?(?: \(core dumped\))?$",
+    re.MULTILINE,
+)
+HELD_BACK = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_started: set[subprocess.Popen[bytes]] = set()
 
 
 @dataclass(frozen=True)
@@ -94,22 +106,61 @@ def spawn(
     if cwd is not None and not cwd.is_dir():
         raise NotFoundError(f"cannot start {argv[0]} in {cwd}: no such directory")
     full_env = {**os.environ, "LC_ALL": "C", **(env or {})}
+    for process in [p for p in _started.copy() if p.returncode is not None]:
+        _started.discard(process)
     try:
-        return subprocess.Popen(
-            [str(a) for a in argv],
-            cwd=cwd,
-            env=full_env,
-            stdin=stdin,
-            stdout=stdout,
-            stderr=stderr,
-            start_new_session=True,
-        )
+        with _signals_held_back():
+            process = subprocess.Popen(
+                [str(a) for a in argv],
+                cwd=cwd,
+                env=full_env,
+                stdin=stdin,
+                stdout=stdout,
+                stderr=stderr,
+                start_new_session=True,
+            )
+            _started.add(process)
+        return process
     except FileNotFoundError as exc:
         raise NotFoundError(
             f"the program '{argv[0]}' is not installed", hint=f"install {argv[0]}"
         ) from exc
     except OSError as exc:
         raise ResourceError(f"cannot start {command_line(argv, cwd)}: {exc.strerror}") from exc
+
+
+@contextlib.contextmanager
+def _signals_held_back() -> Iterator[None]:
+    """Handles a signal that comes during the block at its end.
+
+    An exception inside of Popen would lose a program that runs already. A blocked signal would
+    stay blocked in the program, so it is the handlers that wait.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # handlers run in the main thread only
+        return
+    came: list[int] = []
+
+    def note(number: int, _frame: FrameType | None) -> None:
+        came.append(number)
+
+    handlers = {n: h for n in HELD_BACK if callable(h := signal.getsignal(n))}
+    for held in handlers:
+        signal.signal(held, note)
+    try:
+        yield
+    finally:
+        for held, handler in handlers.items():
+            signal.signal(held, handler)
+        for number in came:
+            signal.raise_signal(number)
+
+
+def end_all() -> None:
+    """Ends every program that `spawn` started and that still runs, with what it started."""
+    for process in _started.copy():
+        kill_group(process)
+        _started.discard(process)
 
 
 def kill_group(process: subprocess.Popen[bytes]) -> None:
@@ -124,9 +175,16 @@ def kill_group(process: subprocess.Popen[bytes]) -> None:
 
 def failure(
     argv: Sequence[str | Path], cwd: Path | None, result: Result, *, hint: str | None = None
-) -> CommandError:
-    """The CommandError for a finished program; also for callers that run with check=False."""
+) -> RebootlessError:
+    """The error for a finished program; also for callers that run with check=False.
+
+    ResourceError when it ran out of space, CommandError for all else.
+    """
     output = (result.stdout + result.stderr).strip()
+    if result.returncode == -signal.SIGXFSZ:
+        output += f"\n{Path(str(argv[0])).name}: File size limit exceeded"
+    if (full := out_of_space(output)) is not None:
+        return full
     tail = "\n".join(output.splitlines()[-TAIL_LINES:])
     how = (
         f"exit status {result.returncode}"
@@ -138,6 +196,17 @@ def failure(
         returncode=result.returncode,
         output=output,
         hint=hint,
+    )
+
+
+def out_of_space(output: str) -> ResourceError | None:
+    """The error for a program whose output says that a disk, quota or file limit was hit."""
+    found = NO_SPACE.search(output)
+    if found is None:
+        return None
+    return ResourceError(
+        f"out of space: {found.group().strip()}",
+        hint="free some space; nothing half-written was left behind",
     )
 
 

@@ -85,18 +85,25 @@ def apply(
     wanted = wanted or Wanted()
     content = module if isinstance(module, bytes) else read_bytes(module)
     info = modinfo.parse(content, name=_label(module))
+    policy = policy or Policy()
     before = preflight(machine, info, wanted, label=_label(module))
-    machine.load_module(module, name=info.name, parameters=parameters)
-    if not machine.exists(f"{ROOT}/{info.name}"):
-        raise KernelRefusedError(
-            f"module {info.name} was loaded, but the kernel shows no live patch of that name",
-            hint="its init function has to call klp_enable_patch()",
-        )
     try:
+        machine.load_module(module, name=info.name, parameters=parameters)
+        if not machine.exists(f"{ROOT}/{info.name}"):
+            raise KernelRefusedError(
+                f"module {info.name} was loaded, but the kernel shows no live patch of that name",
+                hint="its init function has to call klp_enable_patch()",
+            )
         moved = transition.follow(machine, info.name, applying=True, policy=policy, monitor=monitor)
     except StalledError:
-        if not machine.exists(f"{ROOT}/{info.name}"):
-            remove_when_free(machine, info.name)
+        _remove_if_off(machine, info.name)
+        raise
+    except KeyboardInterrupt:
+        if policy.take_back:
+            transition.take_back(
+                machine, info.name, applying=True, policy=policy, monitor=monitor
+            )
+            _remove_if_off(machine, info.name)
         raise
     after = livepatches(machine)
     patch = next((p for p in after if p.name == info.name), None)
@@ -184,6 +191,7 @@ def undo(
     Raises StateError when there is no such patch, StalledError when a task holds it up (it stays
     applied then, by the default policy).
     """
+    policy = policy or Policy()
     present = livepatches(machine)
     patch = next((p for p in present if p.name == name), None)
     moved: Transition | None = None
@@ -197,10 +205,20 @@ def undo(
             raise StateError(
                 f"the kernel is busy {busy.state} {busy.name}", hint="wait for its end"
             )
-        if patch.enabled:
-            machine.write(f"{ROOT}/{name}/enabled", "0")
-        moved = transition.follow(machine, name, applying=False, policy=policy, monitor=monitor)
+        try:
+            if patch.enabled:
+                machine.write(f"{ROOT}/{name}/enabled", "0")
+            moved = transition.follow(machine, name, applying=False, policy=policy, monitor=monitor)
+        except KeyboardInterrupt:
+            if policy.take_back:
+                transition.take_back(machine, name, applying=False, policy=policy, monitor=monitor)
+            raise
     return Undone(name, moved, remove_when_free(machine, name))
+
+
+def _remove_if_off(machine: Machine, name: str) -> None:
+    if not machine.exists(f"{ROOT}/{name}"):
+        remove_when_free(machine, name)
 
 
 def is_livepatch_module(machine: Machine, name: str) -> bool:

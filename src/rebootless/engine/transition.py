@@ -8,6 +8,8 @@ in a patched function for good holds the transition up. Then the policy decides:
     leave     let the kernel go on trying; `status` names the tasks that hold it
     force     declare the rest moved. Unsafe unless one knows that both versions may run mixed;
               the old module can never be removed then
+
+An interrupt (Ctrl-C) reverses, whatever the policy says about time-outs.
 """
 
 from __future__ import annotations
@@ -39,7 +41,8 @@ class Policy:
     """How long to wait for a transition (seconds), and what then.
 
     `signal_after` matters only for kernels before 5.1, which send no signals by themselves but
-    have a switch for it in sysfs; None never uses the switch.
+    have a switch for it in sysfs; None never uses the switch. `take_back` reverses on an interrupt
+    as well; not for a guest, which an interrupt ends as a whole.
     """
 
     wait: float = 60.0
@@ -48,6 +51,7 @@ class Policy:
     signal_after: float | None = 15.0
     poll: float = 0.05
     poll_max: float = 0.5
+    take_back: bool = False
 
 
 @dataclass(frozen=True)
@@ -144,12 +148,44 @@ def _stalled(
                 return Transition("forced", seconds, held)
             raise StalledError(f"{told}: {who}, and forcing it did not end it", hint=hint)
         case OnTimeout.REVERSE:
-            report.detail("reversing")
-            machine.write(f"{ROOT}/{name}/enabled", "0" if applying else "1")
-            _, done = _wait(machine, name, policy, policy.reverse_wait, report)
+            done = _reverse(machine, name, applying, policy, report)
             now = "not applied, as before" if applying else "still applied, as before"
             after = f"It was reversed: {name} is {now}" if done else "Reversing it goes on"
             raise StalledError(f"{told}: {who}. {after}", hint=hint)
+
+
+def _reverse(
+    machine: Machine, name: str, applying: bool, policy: Policy, report: StageReport
+) -> bool:
+    """Sends a transition back to where it came from; whether it got there."""
+    report.detail("reversing")
+    machine.write(f"{ROOT}/{name}/enabled", "0" if applying else "1")
+    return _wait(machine, name, policy, policy.reverse_wait, report)[1]
+
+
+def take_back(
+    machine: Machine,
+    name: str,
+    *,
+    applying: bool,
+    policy: Policy,
+    monitor: Monitor | None = None,
+) -> None:
+    """After an interrupt: reverses a transition that is under way; does nothing when none is.
+
+    Raises StalledError when a task keeps it from getting back.
+    """
+    if not in_transition(machine, name):
+        return
+    verb = "applying" if applying else "undoing"
+    with stage(monitor or NullMonitor(), "reverse", f"Interrupted: taking {verb} {name} back") as r:
+        if not _reverse(machine, name, applying, policy, r):
+            held = blockers(machine, livepatches(machine))
+            raise StalledError(
+                f"{verb} {name} was interrupted, and taking it back has not finished in "
+                f"{policy.reverse_wait:.0f} s: held by {describe(held)}. The kernel goes on trying",
+                hint="end or restart the tasks named; `rebootless status` shows how it goes",
+            )
 
 
 def describe(held: tuple[Blocker, ...]) -> str:

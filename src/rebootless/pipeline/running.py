@@ -38,7 +38,7 @@ def wanted_of(manifest: Manifest) -> Wanted:
 def policy_of(wait: float, signal_after: float | None, on_timeout: str, force: bool) -> Policy:
     """The transition policy for the command line's options; `force` forces on time-out."""
     chosen = OnTimeout.FORCE if force else OnTimeout(on_timeout)
-    return Policy(wait=wait, signal_after=signal_after, on_timeout=chosen)
+    return Policy(wait=wait, signal_after=signal_after, on_timeout=chosen, take_back=True)
 
 
 def apply(
