@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from .fs import atomic_write, os_failure, remove_tree
+from .fs import atomic_write, locked, os_failure, remove_tree
 
 MARKER = ".complete"
 
@@ -36,6 +36,12 @@ class Workdir:
             return (self.stage(name) / MARKER).read_text() == inputs
         except OSError:
             return False
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Holds the folder: a second build in it waits, as it would empty the same stages."""
+        with locked(self.root / ".lock"):
+            yield
 
     @contextlib.contextmanager
     def running(self, name: str, inputs: str) -> Iterator[Path]:

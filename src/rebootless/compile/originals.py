@@ -93,6 +93,8 @@ def learn(tree: Tree, units: Sequence[Membership], *, jobs: int) -> None:
     failed = [unit for unit in unknown if not _take(tree, unit.source)]
     if failed:
         output = result.stdout + "\n" + result.stderr
+        if (full := proc.out_of_space(output)) is not None:
+            raise full
         names = ", ".join(unit.source for unit in failed[:3])
         raise CompileError(
             f"the kernel's own {names} does not compile:\n{error_lines(output)}",
@@ -134,6 +136,8 @@ def check(outcomes: Sequence[Outcome], what: Mapping[str, str]) -> None:
     if failed:
         first = failed[0]
         assert first.failed is not None
+        if (full := proc.out_of_space(first.output)) is not None:
+            raise full
         more = f" (and {len(failed) - 1} more units)" if len(failed) > 1 else ""
         raise CompileError(
             f"{what[first.job.name]}{more}:\n{error_lines(first.output)}\n"

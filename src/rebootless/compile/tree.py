@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..base import proc
-from ..base.errors import CommandError, CompileError, NotFoundError
+from ..base.errors import CommandError, CompileError, NotFoundError, ResourceError
 from ..base.events import Monitor, Warned, stage
 from ..base.fs import (
     atomic_write,
@@ -38,6 +38,7 @@ from ..base.fs import (
 from ..base.workdir import fingerprint
 from ..kernel import config as kernel_config
 from ..provider.base import KernelFiles, SourceTarball, SourceTree
+from ..provider.deb import is_full
 from ..provider.toolchain import find_compiler
 from . import untar
 
@@ -225,9 +226,16 @@ def _make_tree(files: KernelFiles, tree: Tree, monitor: Monitor) -> None:
         record = {"release": tree.release, "compiler": tree.compiler, "left_out": left_out}
         atomic_write(tree.root / MARKER, json.dumps(record, indent=1))
     except BaseException as exc:
+        # Programs say so in many ways; asked before the room is there again.
+        full = isinstance(exc, CommandError | CompileError) and is_full(tree.root)
         shutil.rmtree(tree.root, ignore_errors=True)
         if isinstance(exc, OSError):
             raise os_failure("prepare", tree.root, exc) from exc
+        if full:
+            raise ResourceError(
+                f"no space left for the kernel's source in {tree.root.parent}",
+                hint="free some space (1 GB), or set REBOOTLESS_CACHE to another disk",
+            ) from exc
         raise
 
 

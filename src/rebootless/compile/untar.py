@@ -102,6 +102,5 @@ def _pipe(producer: Sequence[str], consumer: Sequence[str]) -> None:
     ]
     # When the second gives up (disk full), the first dies of its broken pipe.
     if failed:
-        first = failed[0]
-        broken = first.returncode == -signal.SIGPIPE or "roken pipe" in first.output
-        raise failed[-1] if broken else first
+        broken = results[0].returncode == -signal.SIGPIPE or "roken pipe" in results[0].stderr
+        raise failed[-1] if broken else failed[0]

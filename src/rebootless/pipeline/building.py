@@ -74,11 +74,12 @@ def build(
         toolchain.text,
     )
     tree = prepare(files, recorder)
-    pairs = build_pairs(tree, patch, job.work, recorder, max_units=max_units)
-    units = _differing(job, pairs)
-    units = _matched(job, units)
-    units = _emitted(job, units)
-    module = _linked(job, units, tree)
+    with job.work.locked():
+        pairs = build_pairs(tree, patch, job.work, recorder, max_units=max_units)
+        units = _differing(job, pairs)
+        units = _matched(job, units)
+        units = _emitted(job, units)
+        module = _linked(job, units, tree)
     return write_bundle(job, units, module, output or Path(f"{chosen}{archive.SUFFIX}"), recorder)
 
 
