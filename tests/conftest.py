@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -20,6 +21,10 @@ from rebootless.kernel.release import parse_release
 from rebootless.provider.base import KernelFiles
 from rebootless.provider.debian import DebianProvider
 from rebootless.provider.updates import SourceUpdate, find_small_update
+
+# A shell that starts the tests in the background has them ignore SIGINT, and so would every program
+# that a test starts in order to interrupt it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SERIES = "6.1"
 FLAVOUR = "cloud-amd64"
