@@ -8,14 +8,16 @@ from pathlib import Path
 
 from ..base.errors import MismatchError, NoChangeError, PatchInputError, RefusedError
 from ..base.events import Monitor, NullMonitor, RecordingMonitor, Warned, stage
-from ..base.fs import cache_root, read_bytes
+from ..base.fs import cache_root, read_bytes, read_text
 from ..base.workdir import Workdir
 from ..bundle import archive, naming
 from ..compile.tree import Tree, prepare
 from ..compile.unit import UnitPair, build_pairs
 from ..diff import Delta, diff
 from ..diff.delta import Finding
+from ..elf.model import ElfFile
 from ..elf.reader import read as read_elf
+from ..kernel.config import parse as parse_config
 from ..match import Status, match_unit
 from ..module.emit import EmittedUnit, emit
 from ..module.link import Kbuild, PatchedFunction, PatchedObject, link
@@ -108,6 +110,7 @@ def _differing(job: Job, pairs: Sequence[UnitPair]) -> list[Unit]:
     with stage(job.monitor, "diff", f"Comparing {_count(len(pairs), 'object pair')}") as report:
         for pair in pairs:
             orig, patched = read_elf(pair.orig), read_elf(pair.patched)
+            _check_objtool(job, orig)
             delta = diff(orig, patched)
             if not delta.is_empty:
                 found.append(Unit(pair, orig, delta))
@@ -128,6 +131,22 @@ def _differing(job: Job, pairs: Sequence[UnitPair]) -> list[Unit]:
             hint="patch a function that uses it",
         )
     return found
+
+
+def _check_objtool(job: Job, orig: ElfFile) -> None:
+    """Refuses kernels whose objtool runs only when vmlinux is linked (IBT, LTO).
+
+    Their units carry no unwind data and no return sites yet, so a patch made of them would lack
+    both. The sign is in the object: the kernel unwinds by ORC, and the object has code but no ORC.
+    """
+    config = parse_config(read_text(job.kernel.files.config))
+    has_code = any(s.is_exec and s.size for s in orig.sections)
+    if config.enabled("UNWINDER_ORC") and has_code and ".orc_unwind_ip" not in orig.section_by_name:
+        raise RefusedError(
+            f"the kernel {job.kernel.files.release} is not supported yet: its objtool runs when "
+            "the whole kernel is linked (CONFIG_X86_KERNEL_IBT or LTO), not on single units",
+            hint="Debian's 6.1 kernels are supported",
+        )
 
 
 def _untraceable(delta: Delta) -> list[Finding]:
