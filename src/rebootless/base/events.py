@@ -129,8 +129,10 @@ class RichMonitor:
 
     def __init__(self) -> None:
         from rich.console import Console
+        from rich.markup import escape
 
         self.console = Console(stderr=True, highlight=False)
+        self._escape = escape  # names of files, tasks and patches may hold "[...]"
         self._progress: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
 
@@ -154,18 +156,18 @@ class RichMonitor:
     def emit(self, event: Event) -> None:
         match event:
             case StageStarted():
-                self._tasks[event.name] = self._live().add_task(event.title, total=None, detail="")
+                title = self._escape(event.title)
+                self._tasks[event.name] = self._live().add_task(title, total=None, detail="")
             case StageProgress():
                 if (task := self._tasks.get(event.name)) is not None:
-                    self._live().update(
-                        task, completed=event.done, total=event.total, detail=event.detail
-                    )
+                    said = self._escape(event.detail)
+                    self._live().update(task, completed=event.done, total=event.total, detail=said)
             case StageFinished():
                 self._finish(event)
             case Note():
-                self.console.print(f"  [dim]•[/dim] {event.text}")
+                self.console.print(f"  [dim]•[/dim] {self._escape(event.text)}")
             case Warned():
-                self.console.print(f"  [yellow]warning:[/yellow] {event.text}")
+                self.console.print(f"  [yellow]warning:[/yellow] {self._escape(event.text)}")
 
     def _finish(self, event: StageFinished) -> None:
         task = self._tasks.pop(event.name, None)
@@ -175,8 +177,9 @@ class RichMonitor:
                 self._progress.stop()
                 self._progress = None
         mark = "[green]✓[/green]" if event.ok else "[red]✗[/red]"
-        detail = f" [dim]{event.detail}[/dim]" if event.detail else ""
-        self.console.print(f"{mark} {event.title}{detail} [cyan]{event.seconds:.1f} s[/cyan]")
+        title = self._escape(event.title)
+        detail = f" [dim]{self._escape(event.detail)}[/dim]" if event.detail else ""
+        self.console.print(f"{mark} {title}{detail} [cyan]{event.seconds:.1f} s[/cyan]")
 
 
 class StageReport:

@@ -78,6 +78,8 @@ class RichPage:
         from rich.text import Text
 
         grid = Table.grid(padding=(0, 2))
+        grid.add_column(no_wrap=True)
+        grid.add_column(overflow="fold")  # an id cut short cannot be copied
         for name, value in rows:
             if text := cell(value):
                 grid.add_row(Text(name, style="dim"), styled(text))

@@ -17,7 +17,8 @@ from ..base.errors import PatchInputError
 from ..base.events import Monitor, Warned
 from ..base.fs import os_failure, read_bytes
 from .lines import keep_numbers
-from .source import Change, Hunk, PatchedFile, PatchPart, SourcePatch
+from .normal import sections
+from .source import Change, Hunk, PatchedFile, PatchPart, SourcePatch, stripped
 
 FAILED_HUNK = re.compile(r"^Hunk #(\d+) (?:FAILED|ignored) at (\d+)", re.MULTILINE)
 PATCHING = re.compile(r"^patching file '?(.*?)'?$", re.MULTILINE)
@@ -83,7 +84,7 @@ def _original(pristine: Path, file: PatchedFile, skip: frozenset[str]) -> bytes 
         return None
     raise PatchInputError(
         f"the patch changes {file.path}, which this kernel's source does not have",
-        hint="is the patch for another kernel version, or relative to another directory (-p1)?",
+        hint="is the patch for another kernel version, or relative to a folder of the source?",
     )
 
 
@@ -154,19 +155,14 @@ def _run_patch(
 
 
 def _without(part: PatchPart, skip: frozenset[str]) -> bytes:
-    """The part's text without the files that are skipped.
-
-    Only whole files are cut, at their `---` lines; a header line of git before it names no file
-    that GNU patch would then look for.
-    """
+    """The part's text without the files that are skipped."""
     if not any(file.path in skip for file in part.files):
         return part.text
-    kept: list[bytes] = []
-    for section in re.split(rb"(?m)^(?=diff |Index: )", part.text):
-        names = re.findall(rb"(?m)^(?:---|\+\+\+) [^/\s]+/([^\t\r\n]+)", section)
-        if not any(name.decode(errors="surrogateescape") in skip for name in names[:2]):
-            kept.append(section)
-    return b"".join(kept)
+    return b"".join(
+        section.text
+        for section in sections(part.text)
+        if not any(stripped(n.decode(errors="surrogateescape")) in skip for n in section.names)
+    )
 
 
 def _collect(

@@ -1,7 +1,8 @@
 """Unified diffs as values: which files they touch, in which hunks, and what their header says.
 
 Both `git format-patch` mails and plain `diff -u` output are read; paths lose one leading component
-(`a/fs/ext4/mballoc.c`, `linux-6.1/fs/ext4/mballoc.c`), as kernel patches are made.
+(`a/fs/ext4/mballoc.c`, `linux-6.1/fs/ext4/mballoc.c`), as kernel patches are made. Other forms are
+brought into this one first (`normal.py`).
 """
 
 from __future__ import annotations
@@ -18,9 +19,11 @@ import unidiff.patch
 
 from ..base.errors import PatchInputError
 from ..base.fs import read_bytes
+from .normal import normal
 
 CVE = re.compile(r"\bCVE-\d{4}-\d{4,}\b")
 SUBJECT = re.compile(r"^Subject:[ \t]*(.*(?:\n[ \t].*)*)", re.MULTILINE)
+DESCRIPTION = re.compile(r"^Description:[ \t]*(.*)", re.MULTILINE)  # of Debian's DEP-3
 SUBJECT_TAGS = re.compile(r"^(\s*\[[^\]]*\])+\s*")
 DIFF_START = re.compile(r"^(diff --git |diff -|Index: |--- )", re.MULTILINE)
 SPECIAL_MODE = re.compile(r"^(?:new|deleted)?(?: file)? ?mode 1[26]0000$", re.MULTILINE)
@@ -57,7 +60,7 @@ class PatchedFile:
 
 @dataclass(frozen=True)
 class PatchPart:
-    """One patch file as it was given."""
+    """One patch file; `text` is the patch in the form that `patch -p1` takes."""
 
     name: str
     text: bytes
@@ -115,6 +118,7 @@ def parse(text: bytes, name: str) -> PatchPart:
         raise PatchInputError(f"{name} is empty", hint=HOW)
     if b"\0" in text:
         raise PatchInputError(f"{name} is a binary file, not a patch", hint=HOW)
+    text = normal(text)
     decoded = text.decode("utf-8", errors="surrogateescape")
     if re.search(r"^GIT binary patch$|^Binary files .* differ$", decoded, re.MULTILINE):
         raise PatchInputError(
@@ -141,13 +145,13 @@ def _header(decoded: str) -> tuple[str, tuple[str, ...]]:
     """The subject and the CVE ids from the text before the first diff."""
     start = DIFF_START.search(decoded)
     header = decoded[: start.start()] if start else ""
-    subject = SUBJECT.search(header)
+    subject = SUBJECT.search(header) or DESCRIPTION.search(header)
     title = SUBJECT_TAGS.sub("", " ".join(subject.group(1).split())) if subject else ""
     return title, tuple(dict.fromkeys(CVE.findall(header)))
 
 
 def _file(entry: unidiff.patch.PatchedFile, name: str) -> PatchedFile:
-    old, new = _stripped(entry.source_file), _stripped(entry.target_file)
+    old, new = stripped(entry.source_file), stripped(entry.target_file)
     if old and new and old != new and not _is_backup_name(old, new):
         raise PatchInputError(
             f"{name} renames {old} to {new}",
@@ -178,7 +182,7 @@ def _hunk(hunk: unidiff.patch.Hunk) -> Hunk:
     return Hunk(header, hunk.source_start, expected)
 
 
-def _stripped(name: str) -> str:
+def stripped(name: str) -> str:
     """A path of the diff without its first component; "" for /dev/null."""
     if name == "/dev/null":
         return ""

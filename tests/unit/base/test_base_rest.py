@@ -158,3 +158,16 @@ def test_fingerprints_depend_on_where_parts_end(parts: list[str | bytes]) -> Non
     assert fingerprint(*parts) == fingerprint(*parts)
     assert fingerprint(*parts) != fingerprint(*parts, "")
     assert fingerprint("ab", "c") != fingerprint("a", "bc")
+
+
+def test_brackets_in_names_reach_the_terminal() -> None:
+    monitor = events.RichMonitor()
+    monitor.console.file = stream = io.StringIO()
+    with events.stage(monitor, "x", "Reading fix[1].patch") as report:
+        report.detail("[/fs]")
+        monitor.emit(events.Note("task [kworker]"))
+        monitor.emit(events.Warned("no [/end]"))
+        report.result = "[bold]"
+    text = stream.getvalue()
+    for word in ("fix[1].patch", "[kworker]", "no [/end]", "[bold]"):
+        assert word in text

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -99,7 +99,7 @@ def test_already_applied_is_recognised(tmp_path: Path) -> None:
 def test_file_that_does_not_exist(tmp_path: Path) -> None:
     with pytest.raises(PatchInputError, match=r"changes fs/a\.c, which") as error:
         apply(made(diff(BODY, BODY + "x\n")), tmp_path, Recorder())
-    assert "-p1" in (error.value.hint or "")
+    assert "relative to" in (error.value.hint or "")
 
 
 def test_new_and_deleted_headers(tmp_path: Path) -> None:
@@ -119,3 +119,40 @@ def test_skipped_files_may_be_missing(tmp_path: Path) -> None:
     text += b"diff --git a/fs/a.c b/fs/a.c\n" + diff(BODY, new)
     result = apply(made(text), root, Recorder(), skip=frozenset({"Documentation/x.rst"}))
     assert [file.path for file in result.files] == ["fs/a.c"]
+
+
+def test_a_skipped_file_of_a_quilt_patch_takes_no_other_with_it(tmp_path: Path) -> None:
+    """Quilt writes files one after the other with no line of git or diff between them."""
+    root = tree(tmp_path, {"fs/a.c": BODY, "fs/b.c": BODY})
+    new = BODY.replace("line 20\n", "line 20\n-- line\n")
+    text = diff("a\n", "b\n", "Documentation/x.rst") + diff(BODY, new)
+    text += diff("a\n", "b\n", "tools/x.c") + diff(new, BODY, "fs/b.c")
+    (root / "fs/b.c").write_text(new)
+    skip = frozenset({"Documentation/x.rst", "tools/x.c"})
+    result = apply(made(text), root, Recorder(), skip=skip)
+    assert [(f.path, f.plain) for f in result.files] == [
+        ("fs/a.c", new.encode()),
+        ("fs/b.c", BODY.encode()),
+    ]
+
+
+def bare(text: bytes) -> bytes:
+    return text.replace(b"--- a/", b"--- ").replace(b"+++ b/", b"+++ ", 1)
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda text: text.replace(b"\n", b"\r\n"),
+        bare,
+        lambda text: bare(text).replace(b"--- fs/a.c", b"--- fs/a.c.orig"),
+        lambda text: b"Index: fs/a.c\n====\n" + bare(text),
+        lambda text: b"diff --git fs/a.c fs/a.c\nindex 1..2 100644\n" + bare(text),
+    ],
+    ids=["crlf", "no-prefix", "orig", "index", "git-no-prefix"],
+)
+def test_patches_in_other_forms(tmp_path: Path, form: Callable[[bytes], bytes]) -> None:
+    root = tree(tmp_path, {"fs/a.c": BODY})
+    new = BODY.replace("line 20\n", "++ b/line\n")
+    (file,) = apply(made(form(diff(BODY, new))), root, Recorder()).files
+    assert (file.path, file.plain) == ("fs/a.c", new.encode())

@@ -66,6 +66,35 @@ def test_plain_diff_loses_one_path_component() -> None:
     assert part.title == "" and part.cves == ()
 
 
+def test_a_debian_patch_has_its_title_in_its_header() -> None:
+    header = b"Description: ext4: do not loop\n A longer text.\nBug: CVE-2026-4242\n---\nNote.\n"
+    part = parse(header + PLAIN, "x.patch")
+    assert (part.title, part.cves) == ("ext4: do not loop", ("CVE-2026-4242",))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "path"),
+    [
+        ("fs/x.c", "fs/x.c", "fs/x.c"),
+        ("include/net/sock.h", "include/net/sock.h", "include/net/sock.h"),
+        ("kernel/fork.c", "kernel/fork.c", "kernel/fork.c"),
+        ("kernel/mm/slub.c", "kernel/mm/slub.c", "mm/slub.c"),
+        ("linux/mm/slub.c", "linux/mm/slub.c", "mm/slub.c"),
+        ("i/mm/slub.c", "w/mm/slub.c", "mm/slub.c"),
+        ("/dev/null", "fs/new.h", "fs/new.h"),
+    ],
+)
+def test_what_a_path_loses(old: str, new: str, path: str) -> None:
+    (file,) = parse(f"--- {old}\n+++ {new}\n@@ -0,0 +1 @@\n+x\n".encode(), "x").files
+    assert file.path == path
+
+
+def test_every_file_has_to_be_without_prefix() -> None:
+    hunk = "@@ -1 +1 @@\n-x\n+y\n"
+    text = f"--- fs/x.c\n+++ fs/x.c\n{hunk}--- a/mm/y.c\n+++ b/mm/y.c\n{hunk}"
+    assert [f.path for f in parse(text.encode(), "x").files] == ["x.c", "mm/y.c"]
+
+
 def test_new_and_deleted_files() -> None:
     text = b"--- /dev/null\n+++ b/include/linux/new.h\n@@ -0,0 +1 @@\n+int x;\n"
     text += b"--- a/include/linux/old.h\n+++ /dev/null\n@@ -1 +0,0 @@\n-int y;\n"
