@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from ..elf.constants import SectionType
 from ..elf.model import ElfFile, Section
-from .names import is_btf_id, is_passive_section
+from .names import cold_parent, is_btf_id, is_passive_section
 from .tables import TABLES, entry_shape
 
 I64 = npt.NDArray[np.int64]
@@ -160,6 +160,11 @@ class Entries:
         """An entry's bytes; the padding that the last may lack is added."""
         start = entry * self.size
         return bytes(self.section.data[start : start + self.size]).ljust(self.size, b"\0")
+
+
+def is_inside(atom: Atom, addend: int) -> bool:
+    """Whether an address is one within a function, and not the function's own."""
+    return atom.kind is Kind.FUNCTION and (addend > 0 or cold_parent(atom.name) is not None)
 
 
 def table_entries(unit: Unit, section: Section) -> Entries:

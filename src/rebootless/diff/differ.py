@@ -9,7 +9,7 @@ from .compare import Comparison, compare
 from .correlate import Correlation, correlate
 from .delta import Delta, Finding, FunctionChange
 from .include import Inclusion, include
-from .names import cold_parent, fold, is_init_text
+from .names import cold_parent, fold, is_export_section, is_init_text
 from .normalize import normalize
 from .registrations import registration_findings
 from .verdict import copied_constants, data_findings, function_findings
@@ -101,7 +101,9 @@ def _new_atoms(new: Unit, correlation: Correlation) -> list[Atom]:
         and correlation.to_orig[atom.index] == NO_ATOM
         and any(table.binding[s] != Binding.LOCAL for s in atom.symbols)
         and not is_init_text(new.section(atom).name)
-        and not new.section(atom).name.startswith((".init.", ".exit.", ".data..percpu"))
+        and not new.section(atom).name.startswith((".init.", ".exit."))
+        and not new.is_passive(atom)
+        and not is_export_section(new.section(atom).name)
     ]
 
 

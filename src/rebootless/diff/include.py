@@ -20,7 +20,7 @@ from ..elf.constants import (
 )
 from ..elf.insn import is_branch
 from ..elf.model import Section
-from .atoms import NO_ATOM, POOLED, Atom, Kind, Refs, Unit
+from .atoms import NO_ATOM, POOLED, Atom, Kind, Refs, Unit, is_inside
 from .correlate import Correlation
 from .delta import (
     Finding,
@@ -72,6 +72,9 @@ def include(
     """
     includer = Includer(orig, patched, correlation, copied_data)
     for root in roots:
+        atom = patched.atoms[root]
+        if atom.kind is not Kind.FUNCTION:
+            includer.judge_new_data(atom.name, atom)
         includer.add(root)
     includer.drain()
     special = add_tables(includer)
@@ -103,6 +106,7 @@ class Includer:
         self.new_data: set[str] = set()
         self.findings: list[Finding] = []
         self._queue: list[int] = []
+        self._functions = {a.name: a.index for a in patched.atoms if a.kind is Kind.FUNCTION}
         self._by_content: dict[tuple[Kind, bytes], int] = {}
 
     def add(self, index: int) -> int:
@@ -209,7 +213,7 @@ class Includer:
 
     def _function_target(self, user: Atom, atom: Atom, refs: Refs, k: int) -> PieceRef | KernelRef:
         original = int(self.correlation.to_orig[atom.index])
-        if original == NO_ATOM or _is_cold_part_of(atom, user):
+        if original == NO_ATOM or (cold_parent(atom.name) and self._is_included(atom)):
             return PieceRef(self.add(atom.index))
         if atom.index not in self.piece_of:
             return self._in_kernel(original)
@@ -233,7 +237,14 @@ class Includer:
             if atom.kind is Kind.RODATA:
                 return PieceRef(self.add(atom.index))
             self.find("anonymous-data", user.name, f"uses unnamed data in {section.name}")
-        elif section.name.startswith(".data..percpu"):
+        else:
+            self.judge_new_data(user.name, atom)
+        return PieceRef(self.add(atom.index))
+
+    def judge_new_data(self, user: str, atom: Atom) -> None:
+        """Notes a new variable, or why there cannot be one in its section."""
+        section = self.patched.section(atom)
+        if section.name.startswith(".data..percpu"):
             self.find(
                 "percpu-data",
                 atom.name,
@@ -252,12 +263,11 @@ class Includer:
             self.find(
                 "unsupported-section",
                 atom.name,
-                f"'{user.name}' refers to '{atom.name}', which is new in section '{section.name}' "
+                f"'{user}' refers to '{atom.name}', which is new in section '{section.name}' "
                 "and only read at boot or load",
             )
         elif atom.symbols:
             self.new_data.add(atom.name)
-        return PieceRef(self.add(atom.index))
 
     def _points_inside(self, atom: Atom) -> bool:
         """Whether a constant holds addresses within code, which belong to one build of it."""
@@ -265,11 +275,16 @@ class Includer:
             return False
         refs = self.patched.refs_of(atom)
         return any(
-            target in self.piece_of
-            and addend > 0
-            and self.patched.atoms[target].kind is Kind.FUNCTION
+            target != NO_ATOM
+            and is_inside(self.patched.atoms[target], addend)
+            and self._is_included(self.patched.atoms[target])
             for target, addend in zip(refs.atom.tolist(), refs.addend.tolist(), strict=True)
         )
+
+    def _is_included(self, atom: Atom) -> bool:
+        """Whether a function, or the one whose cold part it is, goes into the patch."""
+        parent = self._functions.get(cold_parent(atom.name) or "")
+        return atom.index in self.piece_of or parent in self.piece_of
 
     def _in_kernel(self, original: int) -> KernelRef:
         atom = self.orig.atoms[original]
@@ -289,11 +304,6 @@ class Includer:
         finding = Finding(code, symbol, message)
         if finding not in self.findings:
             self.findings.append(finding)
-
-
-def _is_cold_part_of(atom: Atom, user: Atom) -> bool:
-    parent = cold_parent(atom.name)
-    return parent is not None and parent == user.name
 
 
 def _output_section(atom: Atom, section: Section) -> str:

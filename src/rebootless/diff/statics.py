@@ -4,8 +4,8 @@ Their numbers say nothing: GCC counts through the unit. Rounds, the safest first
 
 1. two users with the same code: their statics, place by place;
 2. two paired users: the only free static of a name on each side; of several, those of unique
-   content; of the rest, as many on both sides and of equal sizes, only if the order of first use
-   and the order of definition agree. What is left is ambiguous, unless macros made it;
+   content, and then the one that remains. The order of use proves nothing in code that changed,
+   and GCC numbers by it: what is left is ambiguous, unless macros made it;
 3. like 2, with the statics of unpaired functions added to those who call them: a function that is
    no longer inlined, or that newly is, keeps its state.
 """
@@ -125,22 +125,10 @@ def _pair_group(pairs: Pairs, left: list[Atom], right: list[Atom]) -> bool:
         left, right = pairs.free(left, right)
     if not left or not right:
         return False
-    if len(left) == len(right) and (len(left) == 1 or _orders_agree(left, right)):
-        for x, y in zip(left, right, strict=True):
-            pairs.add(x, y)
-        return False
+    if len(left) == len(right) == 1:
+        return not pairs.add(left[0], right[0])
     section = pairs.orig.section(left[0]).name
     return bool(left[0].symbols) and not is_special_static(left[0].name, section)
-
-
-def _orders_agree(left: list[Atom], right: list[Atom]) -> bool:
-    """Whether sizes are equal, and order of use is order of definition (or the same other one)."""
-
-    def ranks(atoms: list[Atom]) -> list[int]:
-        numbers = [int(a.name.rpartition(".")[2]) if a.name[-1:].isdigit() else 0 for a in atoms]
-        return [sorted(numbers).index(n) for n in numbers]
-
-    return [a.size for a in left] == [b.size for b in right] and ranks(left) == ranks(right)
 
 
 def _pair_unique_content(pairs: Pairs, left: list[Atom], right: list[Atom]) -> None:

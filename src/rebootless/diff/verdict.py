@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 
 from ..elf.constants import SectionType
-from .atoms import NO_ATOM, POOLED, Atom, Kind, Unit
+from .atoms import NO_ATOM, POOLED, Atom, Kind, Unit, is_inside
 from .compare import Comparison
 from .correlate import Correlation
 from .delta import Finding
@@ -59,7 +59,7 @@ def _is_plain(unit: Unit, atom: Atom, users: tuple[int, ...] | None) -> bool:
         if target == NO_ATOM:
             return False
         other = unit.atoms[target]
-        inside = other.kind is Kind.FUNCTION and addend > 0
+        inside = is_inside(other, addend)
         if other.kind is not Kind.STRING and not inside:
             return False
         if inside and users is not None and target not in users and not _cold(unit, other, users):
@@ -95,8 +95,8 @@ def data_findings(
         Finding(
             "ambiguous-static-local",
             name,
-            f"static variables named '{name}' changed in number and cannot be told apart; "
-            "give them different names in the source",
+            f"several static variables named '{name}' of one function cannot be told apart once "
+            "it changes: patch a function that calls it, or one that it calls",
         )
         for name in correlation.ambiguous
     ]
