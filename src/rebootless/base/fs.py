@@ -31,8 +31,10 @@ def os_failure(action: str, path: Path, exc: OSError) -> RebootlessError:
         return ResourceError(message, hint="free some space; nothing half-written was left behind")
     if exc.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return ResourceError(message, hint="run as a user who may write there, or as root")
+    if exc.errno == errno.EFBIG:
+        return ResourceError(message, hint="raise the limit on the size of files (ulimit -f)")
     if exc.errno in (errno.ENOENT, errno.ENOTDIR):
-        return NotFoundError(message)
+        return NotFoundError(message, hint="check the path")
     return ResourceError(message)
 
 

@@ -73,7 +73,10 @@ def parse(blob: bytes | memoryview, *, name: str) -> ElfFile:
 
 def _header(data: memoryview, name: str) -> tuple[FileType, int, int, int]:
     if len(data) < EHDR_SIZE or data[:4] != MAGIC:
-        raise ElfError(f"{name}: not an ELF file (no ELF header at offset 0)")
+        raise ElfError(
+            f"{name}: not an ELF file (no ELF header at offset 0)",
+            hint="an object file (.o) or a kernel module (.ko) is wanted here",
+        )
     if data[4] != 2 or data[5] != 1:
         raise ElfError(f"{name}: not a 64-bit little-endian ELF file (offset 4)")
     machine = int.from_bytes(data[18:20], "little")

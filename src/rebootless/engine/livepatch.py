@@ -198,7 +198,10 @@ def undo(
     if patch is None:
         if not is_livepatch_module(machine, name):
             names = ", ".join(p.name for p in present) or "none"
-            raise StateError(f"no live patch {name} is applied (applied: {names})")
+            raise StateError(
+                f"no live patch {name} is applied (applied: {names})",
+                hint="`rebootless list` shows the patches by name",
+            )
     else:
         busy = next((p for p in present if p.transition and p.name != name), None)
         if busy is not None:

@@ -156,7 +156,10 @@ def uninstall(name: str, root: Path = Path("/")) -> dict[str, Any]:
     found = [i for i in boot_store.installed(root=root) if i.name == name]
     if not found:
         there = ", ".join(sorted({i.name for i in boot_store.installed(root=root)})) or "nothing"
-        raise StateError(f"'{name}' is not installed (installed: {there})")
+        raise StateError(
+            f"'{name}' is not installed (installed: {there})",
+            hint="`rebootless list` shows the patches by name",
+        )
     removed: list[str] = []
     for item in found:
         paths = boot_store.uninstall(name, release=item.release, root=root)
