@@ -25,6 +25,10 @@ INSMOD_TEXTS = {
 }
 ERRNO_BY_TEXT = {os.strerror(number): number for number in errno.errorcode} | INSMOD_TEXTS
 
+# Seconds. Kernels before 6.2 search all of kallsyms for each livepatch relocation, which takes
+# 0.1 s under emulation, and a large patch has many hundreds.
+LOAD_TIMEOUT = 600.0
+
 
 class GuestMachine:
     """The guest behind an agent (see `rebootless.engine.machine.Machine`)."""
@@ -103,7 +107,8 @@ class GuestMachine:
 
     def insert(self, path: str, *, name: str, parameters: str = "") -> None:
         """Loads a module that lies in the guest."""
-        answer = self.guest.run(f"insmod {shlex.quote(path)} {parameters}")
+        command = f"insmod {shlex.quote(path)} {parameters}"
+        answer = self.guest.run(command, timeout=LOAD_TIMEOUT)
         if answer.status != 0:
             raise load_refused(self, name, _number(answer.output))
 
