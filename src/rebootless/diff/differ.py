@@ -28,12 +28,15 @@ def diff(orig: ElfFile, patched: ElfFile) -> Delta:
     copied = copied_constants(old, new, correlation, comparison)
     changed = _changed_functions(old, new, correlation, comparison, copied)
     refused, warnings, unpatchable = function_findings(old, changed)
-    refused += data_findings(old, new, correlation, comparison, frozenset(copied))
+    data = data_findings(old, new, correlation, comparison, frozenset(copied))
+    to_patch = {i: reason for i, reason in changed.items() if i not in unpatchable}
+    for finding in data:  # beside code that can be patched, what was used up at boot is only told
+        told = finding.code == "init-data" and to_patch
+        (warnings if told else refused).append(finding)
     for into, found in zip(
         (refused, warnings), registration_findings(old, new, correlation), strict=True
     ):
         into += found
-    to_patch = {i: reason for i, reason in changed.items() if i not in unpatchable}
     fresh = _new_atoms(new, correlation)
     roots = [int(correlation.to_patched[i]) for i in to_patch] + [a.index for a in fresh]
     copies = frozenset(int(correlation.to_patched[i]) for i in copied)

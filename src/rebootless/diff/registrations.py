@@ -11,6 +11,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from ..elf.constants import SHN_UNDEF, Binding
+from ..elf.model import Section
 from .atoms import NO_ATOM, Atom, Kind, Unit
 from .correlate import Correlation
 from .delta import Finding
@@ -128,10 +129,17 @@ def _exports(unit: Unit) -> dict[str, str]:
         if match and SHN_UNDEF < int(table.shndx[i]) < len(unit.elf.sections):
             section = unit.elf.sections[int(table.shndx[i])]
             if is_export_section(section.name):
-                start, size = int(table.value[i]), int(table.size[i])
-                content = b"" if section.is_alloc else bytes(section.data[start : start + size])
+                content = b"" if section.is_alloc else _up_to_next(unit, section, i)
                 found[match[1]] = section.name.partition("+")[0] + content.hex()
     return found
+
+
+def _up_to_next(unit: Unit, section: Section, symbol: int) -> bytes:
+    """The bytes from a symbol to the next one of its section."""
+    start = int(unit.elf.symbols.value[symbol])
+    inside = unit.elf.symbols_in_section[section.index]
+    later = [v for v in unit.elf.symbols.value[inside].tolist() if v > start]
+    return bytes(section.data[start : min(later, default=section.size)])
 
 
 def _export_findings(orig: Unit, patched: Unit) -> list[Finding]:

@@ -37,10 +37,11 @@ def copied_constants(
     for index in comparison.changed:
         atom = orig.atoms[index]
         partner = patched.atoms[int(correlation.to_patched[index])]
-        if atom.kind not in (Kind.DATA, Kind.RODATA):
+        section = orig.section(atom).name
+        if atom.kind not in (Kind.DATA, Kind.RODATA) or section == ".BTF_ids":
             continue
         using = tuple(users.get(partner.index, ()))
-        special = is_special_static(atom.name, orig.section(atom).name)
+        special = is_special_static(atom.name, section)
         if not all(patched.atoms[u].kind is Kind.FUNCTION for u in using):
             continue
         local = not any(int(orig.elf.symbols.binding[s]) for s in atom.symbols)
