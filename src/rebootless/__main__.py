@@ -42,7 +42,11 @@ _RESOURCES = (
 
 
 class Terminated(KeyboardInterrupt):
-    """Another signal than Ctrl-C asked for the end; it takes the same way out."""
+    """A signal asked for the end.
+
+    For Ctrl-C, too: when a KeyboardInterrupt itself passes through exec() (as in any dataclass
+    that is being imported), Python ends itself by a signal in spite of the exit code.
+    """
 
     def __init__(self, number: int) -> None:
         super().__init__()
@@ -88,7 +92,7 @@ def _handle_signals() -> None:
         if came == 2:
             os.write(2, b"putting things in order; once more to leave them\n")
             return
-        raise KeyboardInterrupt if number == signal.SIGINT else Terminated(number)
+        raise Terminated(number)
 
     numbers = [signal.SIGTERM, signal.SIGHUP]
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is ignored

@@ -38,6 +38,12 @@ def os_failure(action: str, path: Path, exc: OSError) -> RebootlessError:
     return ResourceError(message)
 
 
+def is_full(directory: Path) -> bool:
+    """Whether the disk of `directory` has no room left to speak of (less than 1 MiB)."""
+    # Programs say so in many ways ("Wrote only 5120 of 10240 bytes"); the disk says it in one.
+    return shutil.disk_usage(directory).free < 1 << 20
+
+
 def read_bytes(path: Path) -> bytes:
     """The content of `path`; raises NotFoundError or ResourceError."""
     try:

@@ -15,6 +15,7 @@ import shutil
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +23,10 @@ from types import FrameType
 from typing import IO
 
 from .errors import CommandError, NotFoundError, RebootlessError, ResourceError
+from .fs import is_full
 
 TAIL_LINES = 30
+TERM_SECONDS = 1.0  # what a program gets to put its things in order
 # As the C library and make word them (LC_ALL=C), at a line's end: source code may quote them.
 NO_SPACE = re.compile(
     r"^.*\b(?:No space left on device|Disk quota exceeded|File size limit exceeded|File too large)"
@@ -164,13 +167,29 @@ def end_all() -> None:
 
 
 def kill_group(process: subprocess.Popen[bytes]) -> None:
-    """Ends a program started by `spawn` and everything that it started."""
+    """Ends a program started by `spawn` and everything that it started.
+
+    It is asked first, so that a compiler removes its temporary files and make its targets.
+    """
     # No poll() here: it would reap a leader that is done while its children still run, and with
     # the leader goes the certainty that the group is still ours.
-    if process.returncode is None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    if process.returncode is not None:
+        return
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
+        deadline = time.monotonic() + TERM_SECONDS
+        while not _has_ended(process.pid) and time.monotonic() < deadline:
+            time.sleep(0.005)
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _has_ended(pid: int) -> bool:
+    """Whether a child has ended; it stays a zombie, which keeps its number."""
+    try:
+        return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    except ChildProcessError:
+        return True
 
 
 def failure(
@@ -199,13 +218,16 @@ def failure(
     )
 
 
-def out_of_space(output: str) -> ResourceError | None:
-    """The error for a program whose output says that a disk, quota or file limit was hit."""
+def out_of_space(output: str, directory: Path | None = None) -> ResourceError | None:
+    """The error for a failed program that hit the end of a disk, of a quota or of a file's limit.
+
+    Its output tells, or the disk of the `directory` in which it worked.
+    """
     found = NO_SPACE.search(output)
-    if found is None:
+    if found is None and (directory is None or not is_full(directory)):
         return None
     return ResourceError(
-        f"out of space: {found.group().strip()}",
+        f"out of space: {found.group().strip() if found else directory}",
         hint="free some space; nothing half-written was left behind",
     )
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ..base.errors import CommandError, CompileError
 from ..base.fs import atomic_write, read_bytes
-from ..base.proc import run
+from ..base.proc import out_of_space, run
 from .relocs import MAX_SYMBOL, finish
 from .resolve import VMLINUX
 
@@ -76,6 +76,8 @@ def link(
     try:
         run(argv, timeout=300)
     except CommandError as exc:
+        if (full := out_of_space(exc.output, folder)) is not None:
+            raise full from exc
         raise CompileError(
             f"kbuild could not link the patch module:\n{exc.message}",
             hint="the work folder holds the sources it was given",

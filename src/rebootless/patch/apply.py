@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..base import proc
-from ..base.errors import PatchInputError
+from ..base.errors import PatchInputError, RebootlessError
 from ..base.events import Monitor, Warned
 from ..base.fs import os_failure, read_bytes
 from .lines import keep_numbers
@@ -193,9 +193,11 @@ def _explain(
     current: dict[str, bytes | None],
     skip: frozenset[str],
     result: proc.Result,
-) -> PatchInputError:
+) -> RebootlessError:
     """Why the part does not apply."""
     output = result.stdout + result.stderr
+    if (full := proc.out_of_space(output, scratch)) is not None:
+        return full
     if MALFORMED.search(output):
         last = output.strip().splitlines()[-1]
         return PatchInputError(f"{part.name} is not a well-formed diff: {last}")

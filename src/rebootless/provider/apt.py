@@ -28,9 +28,8 @@ from pathlib import Path
 from ..base import proc
 from ..base.errors import NotFoundError, RebootlessError, ResourceError
 from ..base.events import Monitor, NullMonitor, StageReport, Warned, stage
-from ..base.fs import atomic_write, cache_root, locked, os_failure
+from ..base.fs import atomic_write, cache_root, is_full, locked, os_failure
 from ..base.workdir import fingerprint
-from . import deb
 from . import sources as apt_sources
 from .packages import ListFile, Package, read_lists
 from .sources import Source
@@ -173,7 +172,7 @@ class AptArchive:
             proc.kill_group(process)
             process.stderr.close()
         if process.returncode != 0:
-            if deb.is_full(directory):
+            if is_full(directory):
                 output += "\nE: No space left on device"
             raise download_failure(packages, output)
         return tuple(targets)

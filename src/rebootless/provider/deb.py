@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import tempfile
 import time
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from ..base import proc
 from ..base.errors import CommandError, ResourceError
+from ..base.fs import is_full
 
 
 def extract(
@@ -60,9 +60,3 @@ def extract(
         output=output,
         hint="fetch the kernel again",
     )
-
-
-def is_full(directory: Path) -> bool:
-    """Whether the disk of `directory` has no room left to speak of (less than 1 MiB)."""
-    # Programs say so in many ways ("Wrote only 5120 of 10240 bytes"); the disk says it in one.
-    return shutil.disk_usage(directory).free < 1 << 20

@@ -239,7 +239,7 @@ def test_missing_files_are_not_found(tmp_path: Path) -> None:
         (errno.ENOSPC, ResourceError, True),
         (errno.EDQUOT, ResourceError, True),
         (errno.EACCES, ResourceError, True),
-        (errno.ENOENT, NotFoundError, False),
+        (errno.ENOENT, NotFoundError, True),
         (errno.EIO, ResourceError, False),
     ],
 )
