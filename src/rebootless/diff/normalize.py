@@ -7,6 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
+from ..base.errors import ElfError
 from ..elf.constants import (
     PC_RELATIVE,
     RESERVED_BASE,
@@ -21,6 +22,8 @@ from .names import is_btf_id, is_ignored_section, is_passive_section
 from .tables import ALTERNATIVES, COMPANIONS, SNIPPET_SECTIONS, TABLES, entry_shape
 
 _PC_TYPES = np.array([int(t) for t in PC_RELATIVE], dtype=np.uint32)
+_MAX_SIZE = 1 << 31  # what 32-bit relocations can span
+_MAX_CHARACTER = 8
 _CODE = frozenset({int(SymbolType.FUNC)})
 _VARIABLES = frozenset({int(SymbolType.OBJECT), int(SymbolType.NOTYPE), int(SymbolType.TLS)})
 
@@ -28,10 +31,12 @@ _VARIABLES = frozenset({int(SymbolType.OBJECT), int(SymbolType.NOTYPE), int(Symb
 def normalize(elf: ElfFile) -> Unit:
     """Cuts a relocatable object into atoms and rewrites its relocations onto them.
 
-    Raises ElfError when the entries of a special section cannot be told apart.
+    Raises ElfError when the entries of a special section cannot be told apart, and for sizes,
+    symbols and addends that no object has.
     """
-    builder = _Builder(elf)
     relevant = [s for s in elf.sections if _is_relevant(s)]
+    _check(elf, relevant)
+    builder = _Builder(elf)
     for section in relevant:
         builder.add_section(section)
     active = [s for s in relevant if len(elf.relocations(s)) and not is_passive_section(s.name)]
@@ -47,6 +52,29 @@ def _is_relevant(section: Section) -> bool:
         and section.name not in COMPANIONS
         and not is_ignored_section(section.name)
     )
+
+
+def _check(elf: ElfFile, relevant: list[Section]) -> None:
+    """Raises ElfError for what would make no sense further on."""
+    table = elf.symbols
+    far = np.nonzero((table.value > _MAX_SIZE) & (table.shndx < RESERVED_BASE))[0]
+    if len(far):
+        raise ElfError(f"{elf.name}: symbol '{table.names[int(far[0])]}' is out of any range")
+    for section in relevant:
+        if section.size > _MAX_SIZE:
+            raise ElfError(f"{elf.name}: section '{section.name}' has a size of {section.size}")
+        if section.is_string_pool and section.entsize > _MAX_CHARACTER:
+            raise ElfError(
+                f"{elf.name}: the characters of '{section.name}' have {section.entsize} bytes"
+            )
+        inside = elf.symbols_in_section.get(section.index, NOTHING)
+        beyond = inside[table.value[inside] > section.size]
+        if len(beyond):
+            name = table.names[int(beyond[0])]
+            raise ElfError(f"{elf.name}: symbol '{name}' lies beyond section '{section.name}'")
+        addend = elf.relocations(section).addend
+        if len(addend) and (addend.min() < -_MAX_SIZE or addend.max() > _MAX_SIZE):
+            raise ElfError(f"{elf.name}: an addend in '{section.name}' is out of any range")
 
 
 class _Builder:
@@ -98,11 +126,7 @@ class _Builder:
         if not section.is_exec:
             kind, wanted = Kind.DATA if section.is_write else Kind.RODATA, _VARIABLES
         table = self.elf.symbols
-        inside = [
-            i
-            for i in self.elf.symbols_in_section.get(section.index, NOTHING).tolist()
-            if int(table.value[i]) <= section.size
-        ]
+        inside = self.elf.symbols_in_section.get(section.index, NOTHING).tolist()
         heads = [i for i in inside if int(table.type[i]) in wanted] or inside
         if section.name == ".BTF_ids":  # the lists; the entries' names carry numbers
             heads = [i for i in heads if not is_btf_id(table.names[i])]

@@ -144,76 +144,94 @@ class _Strings:
         return at
 
 
-def serialize(obj: OutObject) -> bytes:
-    """The bytes of a relocatable object. Deterministic: the same object gives the same bytes."""
-    names, strings = _Strings(), _Strings()
-    number = {id(s): i for i, s in enumerate(obj.sections, 1)}
-    symbols = sorted(obj.symbols, key=lambda s: s.binding != Binding.LOCAL)  # locals first, stable
-    position = {id(s): i for i, s in enumerate(symbols, 1)}
-    first_global = 1 + sum(s.binding == Binding.LOCAL for s in symbols)
-    symbol_table, wide = _symbol_entries(symbols, number, strings)
-    count = 1 + len(obj.sections)
-    rela_count = sum(bool(s.relocs) + len(s.extra_relas) for s in obj.sections)
-    symtab_index = count + rela_count
-    headers: list[tuple[int, ...]] = [(0,) * 10]
-    out = bytearray(EHDR_SIZE)
+class _Image:
+    """The bytes of a file in the making: section contents one after the other, and headers."""
 
-    def emit(
+    def __init__(self) -> None:
+        self.out = bytearray(EHDR_SIZE)
+        self.headers: list[tuple[int, ...]] = [(0,) * 10]
+        self._names = _Strings()
+
+    def add(
+        self,
         name: str,
         kind: int,
-        flags: int,
         data: bytes,
-        size: int,
-        link: int,
-        info: int,
-        align: int,
-        entsize: int,
+        *,
+        flags: int = 0,
+        size: int | None = None,
+        link: int = 0,
+        info: int = 0,
+        align: int = 1,
+        entsize: int = 0,
     ) -> None:
-        out.extend(bytes(-len(out) % max(align, 1)))
-        headers.append(
-            (names.add(name), kind, flags, 0, len(out), size, link, info, align, entsize)
-        )
-        out.extend(data)
+        """Appends a section; `size` is that of its data unless it has none in the file."""
+        self.out.extend(bytes(-len(self.out) % max(align, 1)))
+        at, length = len(self.out), len(data) if size is None else size
+        name_at = self._names.add(name)
+        self.headers.append((name_at, kind, flags, 0, at, length, link, info, align, entsize))
+        self.out.extend(data)
 
+    def add_names(self) -> None:
+        """Appends the section of all sections' names, its own included."""
+        self._names.add(".shstrtab")
+        self.add(".shstrtab", SectionType.STRTAB, bytes(self._names.blob))
+
+
+def serialize(obj: OutObject) -> bytes:
+    """The bytes of a relocatable object. Deterministic: the same object gives the same bytes."""
+    image, strings = _Image(), _Strings()
+    number = {id(s): i for i, s in enumerate(obj.sections, 1)}
+    symbols = sorted(obj.symbols, key=lambda s: s.binding != Binding.LOCAL)  # locals first, stable
+    rela_count = sum(bool(s.relocs) + len(s.extra_relas) for s in obj.sections)
+    symtab_index = 1 + len(obj.sections) + rela_count
     for s in obj.sections:
-        size = len(s.data) if s.size is None or s.type != SectionType.NOBITS else s.size
-        link = number[id(s.link)] if s.link is not None else 0
-        emit(s.name, s.type, s.flags, s.data, size, link, 0, s.align, s.entsize)
-    for s in obj.sections:
-        relas = [OutRelaSection(".rela" + s.name, 0, s.relocs)] if s.relocs else []
-        for rela in [*relas, *s.extra_relas]:
-            data = _rela_bytes(rela.relocs, position)
-            flags = rela.flags | SectionFlag.INFO_LINK
-            target = number[id(s)]
-            emit(
-                rela.name,
-                SectionType.RELA,
-                flags,
-                data,
-                len(data),
-                symtab_index,
-                target,
-                8,
-                RELA_SIZE,
-            )
-    strtab_index = symtab_index + 1 + bool(wide)
-    emit(
+        image.add(
+            s.name,
+            s.type,
+            s.data,
+            flags=s.flags,
+            size=s.size if s.type == SectionType.NOBITS else None,
+            link=number[id(s.link)] if s.link is not None else 0,
+            align=s.align,
+            entsize=s.entsize,
+        )
+    _add_relocations(image, obj, symbols, symtab_index)
+    table, wide = _symbol_entries(symbols, number, strings)
+    image.add(
         ".symtab",
         SectionType.SYMTAB,
-        0,
-        symbol_table,
-        len(symbol_table),
-        strtab_index,
-        first_global,
-        8,
-        SYM_SIZE,
+        table,
+        link=symtab_index + 1 + bool(wide),
+        info=1 + sum(s.binding == Binding.LOCAL for s in symbols),
+        align=8,
+        entsize=SYM_SIZE,
     )
     if wide:
-        emit(".symtab_shndx", SectionType.SYMTAB_SHNDX, 0, wide, len(wide), symtab_index, 0, 4, 4)
-    emit(".strtab", SectionType.STRTAB, 0, bytes(strings.blob), len(strings.blob), 0, 0, 1, 0)
-    names.add(".shstrtab")
-    emit(".shstrtab", SectionType.STRTAB, 0, bytes(names.blob), len(names.blob), 0, 0, 1, 0)
-    return _finish(out, headers)
+        kind = SectionType.SYMTAB_SHNDX
+        image.add(".symtab_shndx", kind, wide, link=symtab_index, align=4, entsize=4)
+    image.add(".strtab", SectionType.STRTAB, bytes(strings.blob))
+    image.add_names()
+    return _finish(image.out, image.headers)
+
+
+def _add_relocations(
+    image: _Image, obj: OutObject, symbols: list[OutSymbol], symtab_index: int
+) -> None:
+    position = {id(s): i for i, s in enumerate(symbols, 1)}
+    for target, s in enumerate(obj.sections, 1):
+        relas = [OutRelaSection(".rela" + s.name, 0, s.relocs)] if s.relocs else []
+        for rela in [*relas, *s.extra_relas]:
+            image.add(
+                rela.name,
+                SectionType.RELA,
+                _rela_bytes(rela.relocs, position),
+                flags=rela.flags | SectionFlag.INFO_LINK,
+                link=symtab_index,
+                info=target,
+                align=8,
+                entsize=RELA_SIZE,
+            )
 
 
 def _symbol_entries(
