@@ -7,10 +7,13 @@ closing NUL, so 55 characters remain; a longer one fails at load time only, with
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 
 from ..base.errors import PatchInputError
 
 MAX_NAME = 55
+# A patch named after its file could be called like a module of the kernel (ext4.patch).
+PREFIX = "rebootless_"
 _ALLOWED = re.compile(r"[A-Za-z0-9_]+", re.ASCII)
 _SUFFIXES = (".patch", ".diff", ".mbox", ".eml", ".txt", ".rlp", ".ko")
 
@@ -39,3 +42,18 @@ def name_from(text: str) -> str:
         text = text.removesuffix(suffix)
     legal = re.sub(r"[^A-Za-z0-9]+", "_", text).strip("_")[:MAX_NAME].rstrip("_")
     return legal or "patch"
+
+
+def default_name(file_name: str) -> str:
+    """The name of a patch that was given none: 'fix.patch' -> 'rebootless_fix'."""
+    return f"{PREFIX}{name_from(file_name)}"[:MAX_NAME].rstrip("_")
+
+
+def short_name(name: str) -> str:
+    """What people may call a patch: 'rebootless_fix' -> 'fix'."""
+    return name.removeprefix(PREFIX) or name
+
+
+def full_name(name: str, known: Collection[str]) -> str:
+    """Which of the `known` patches `name` means, by its full or short name; else itself."""
+    return name if name in known or PREFIX + name not in known else PREFIX + name

@@ -107,6 +107,13 @@ class Lists:
     library: frozenset[str]
     directories: frozenset[str]
 
+    @functools.cached_property
+    def names(self) -> dict[str, str]:
+        """Every object as it is written, by its path in the tree."""
+        folder = posixpath.dirname(self.makefile)
+        written = [*self.library, *self.modular, *self.builtin]  # the last one wins
+        return {posixpath.normpath(f"{folder}/{name}"): name for name in written}
+
 
 class Kbuild:
     """Asks make about the directories of one prepared tree; remembers what it said."""
@@ -151,20 +158,18 @@ class Kbuild:
         lists = self._lists(folder, extra)
         if lists is None:
             return None
-        target = PurePosixPath(source).with_suffix(".o")
-        for name in [*lists.builtin, *lists.modular, *lists.library]:
-            if posixpath.normpath(f"{folder}/{name}") != str(target):
-                continue
-            fate, modules = Fate.LIBRARY, lists.modular.get(name, ())
-            if name in lists.builtin:
-                fate = Fate.BUILTIN
-            elif modules:
-                fate = Fate.MODULE
-            if self._closed_directory(f"{folder}/x.c", extra)[1]:
-                fate = Fate.OFF
-            paths = tuple(f"{folder}/{module}" for module in modules)
-            return Membership(source, fate, lists.makefile, f"{folder}/{name}", paths)
-        return None
+        name = lists.names.get(posixpath.splitext(source)[0] + ".o")
+        if name is None:
+            return None
+        fate, modules = Fate.LIBRARY, lists.modular.get(name, ())
+        if name in lists.builtin:
+            fate = Fate.BUILTIN
+        elif modules:
+            fate = Fate.MODULE
+        if self._closed_directory(f"{folder}/x.c", extra)[1]:
+            fate = Fate.OFF
+        paths = tuple(f"{folder}/{module}" for module in modules)
+        return Membership(source, fate, lists.makefile, f"{folder}/{name}", paths)
 
     def _foreign(self, source: str) -> Membership | None:
         """A unit that a Makefile elsewhere builds by a `../` path."""

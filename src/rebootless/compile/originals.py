@@ -23,6 +23,7 @@ from .tree import NO_DEBUG_FLAG, SECTION_FLAGS, Tree
 
 ERROR_LINE = re.compile(r"^[^\s:][^:\n]*:\d+(:\d+)?: (fatal )?error: |^.*: error: ", re.MULTILINE)
 SHOWN_LINES = 16
+NOT_OURS = "the compiler, the configuration or the source is not the kernel's own"
 
 
 @dataclass(frozen=True)
@@ -93,12 +94,12 @@ def learn(tree: Tree, units: Sequence[Membership], *, jobs: int) -> None:
     failed = [unit for unit in unknown if not _take(tree, unit.source)]
     if failed:
         output = result.stdout + "\n" + result.stderr
-        if (full := proc.out_of_space(output)) is not None:
+        if (full := proc.out_of_space(output, tree.root)) is not None:
             raise full
         names = ", ".join(unit.source for unit in failed[:3])
         raise CompileError(
             f"the kernel's own {names} does not compile:\n{error_lines(output)}",
-            hint="the compiler, the configuration or the source is not the kernel's own",
+            hint=NOT_OURS,
         )
 
 
@@ -130,19 +131,23 @@ def place(made: Path, kept: Path) -> None:
         raise os_failure("keep", kept, exc) from exc
 
 
-def check(outcomes: Sequence[Outcome], what: Mapping[str, str]) -> None:
-    """Raises CompileError for the failed outcomes; `what` says by job name what was compiled."""
+def check(outcomes: Sequence[Outcome], what: Mapping[str, str], hint: str = NOT_OURS) -> None:
+    """Raises CompileError for the failed outcomes; `what` says by job name what was compiled.
+
+    The command line is left out: it is a screen long, and what it compiled is gone from the twin.
+    """
     failed = [outcome for outcome in outcomes if outcome.failed is not None]
     if failed:
         first = failed[0]
         assert first.failed is not None
-        if (full := proc.out_of_space(first.output)) is not None:
+        if (full := proc.out_of_space(first.output, first.job.directory)) is not None:
             raise full
-        more = f" (and {len(failed) - 1} more units)" if len(failed) > 1 else ""
+        lines = error_lines(first.output) or f"  {first.failed[0]} failed without a word"
+        count = len(failed) - 1
+        more = f" (and {count} more unit{'s' if count > 1 else ''})" if count else ""
         raise CompileError(
-            f"{what[first.job.name]}{more}:\n{error_lines(first.output)}\n"
-            f"command: {proc.command_line(first.failed, first.job.directory)}",
-            hint="mend the patch; the original file compiles with this very command",
+            f"{what[first.job.name]}{more}:\n{lines}",
+            hint=hint,
         )
 
 

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from ..base.errors import NoChangeError, RefusedError
-from ..base.events import Monitor, Note, Warned
+from ..base.events import Monitor, Note, StageReport, Warned
 from ..patch.source import Change, PatchedFile, SourcePatch
 from ..patch.units import Classified, FileRefusal, Kind, classify
 from . import headers
 from .kbuild import Fate, Kbuild, Membership
 from .tree import Tree, left_out_of
 
-COUNT_LIMIT = 1500
 SPLIT_HINT = (
-    "raise the limit if the time does not matter (3 s per unit), "
+    "--max-units raises the limit, if the time does not matter (3 s per unit); "
     "or make the change in the one or two .c files that need it"
 )
+COUNTED = 100  # files between two signs of life
 
 
 @dataclass(frozen=True)
@@ -36,8 +35,10 @@ def skipped(patch: SourcePatch) -> frozenset[str]:
     return frozenset(f.path for f in patch.files if classify(f.path).kind is Kind.IGNORED)
 
 
-def make_plan(tree: Tree, patch: SourcePatch, monitor: Monitor, *, max_units: int) -> Plan:
-    """Finds the units that `patch` changes.
+def make_plan(
+    tree: Tree, patch: SourcePatch, monitor: Monitor, report: StageReport, *, max_units: int
+) -> Plan:
+    """Finds the units that `patch` changes; `report` shows how far that is.
 
     Raises RefusedError (assembly, vDSO, lib.a, too many units ...) with a refusal per file, and
     NoChangeError when this kernel's configuration compiles nothing of it.
@@ -58,14 +59,16 @@ def make_plan(tree: Tree, patch: SourcePatch, monitor: Monitor, *, max_units: in
         elif kind is Kind.UNIT:
             _place(tree, kbuild, patch, file, units, off, roots)
     refuse([_library_refusal(u) for u in units.values() if u.fate is Fate.LIBRARY])
-    found = _through_headers(tree, kbuild, roots, frozenset(units), monitor, max_units)
+    including = _including(tree, kbuild, roots, frozenset(units), report, max_units)
+    found = including.units
     every = (*units.values(), *found)
     if not every:
         raise nothing_compiled(off, roots, patch)
+    if len(every) > max_units:
+        raise _too_many(f"{len(every)} compiled units", roots, max_units)
     for reason in off:
         monitor.emit(Note(reason))
-    if len(every) > max_units:
-        raise _too_many(f"{len(every)} units", roots, max_units)
+    _note_headers(including, roots, monitor)
     return Plan(every, frozenset(u.source for u in found), frozenset(roots))
 
 
@@ -164,48 +167,54 @@ def _include_index(tree: Tree) -> headers.IncludeIndex:
     return headers.index(tree.orig, tree.root / "includes")
 
 
-def _through_headers(
+@dataclass(frozen=True)
+class Including:
+    """The files that (may) include a touched header, and what kbuild makes of those it compiles."""
+
+    files: frozenset[str] = frozenset()
+    members: tuple[Membership, ...] = ()
+
+    @property
+    def units(self) -> tuple[Membership, ...]:
+        """The units that a live patch can change."""
+        return tuple(m for m in self.members if m.fate is not Fate.LIBRARY and len(m.modules) < 2)
+
+
+def _including(
     tree: Tree,
     kbuild: Kbuild,
     roots: list[str],
     known: frozenset[str],
-    monitor: Monitor,
+    report: StageReport,
     max_units: int,
-) -> tuple[Membership, ...]:
-    """The units that are compiled and include one of the touched headers."""
+) -> Including:
+    """Who includes the touched headers; asks make about every directory that has such a file."""
     if not roots:
-        return ()
+        return Including()
     for path in roots:
         if path in headers.EVERYWHERE:
             raise _too_many("every unit of the kernel", [path], max_units)
+    report.detail("reading include lines")
     reached = _include_index(tree).reach(roots)
-    candidates = sorted(path for path in reached if path.endswith(".c") and path not in known)
-    if len(candidates) > COUNT_LIMIT:
-        raise _too_many(f"some of {len(candidates)} source files", roots, max_units)
-    members = [
-        kbuild.membership_if_built(path)
-        for path in candidates
-        if classify(path).kind is Kind.UNIT
-    ]
-    built = [m for m in members if m is not None and m.fate in (Fate.BUILTIN, Fate.MODULE)]
-    _note_unreachable(reached, members, roots, monitor)
-    if built:
-        monitor.emit(Note(f"{_named(roots)}: included by {len(built)} compiled units"))
-    single = [m for m in built if len(m.modules) < 2]
-    if len(single) + len(known) > max_units:
-        raise _too_many(f"{len(single)} units", roots, max_units)
-    return tuple(single)
+    candidates = sorted(p for p in reached - known if classify(p).kind is Kind.UNIT)
+    members = []
+    for number, path in enumerate(candidates):
+        if number % COUNTED == 0:
+            report.progress(number, len(candidates), "files that may include it")
+        members.append(kbuild.membership_if_built(path))
+    return Including(reached, tuple(m for m in members if m is not None))
 
 
-def _note_unreachable(
-    reached: Iterable[str],
-    members: Iterable[Membership | None],
-    roots: list[str],
-    monitor: Monitor,
-) -> None:
-    """Warns when code that a live patch cannot change includes a touched header, too."""
-    fixed = [path for path in reached if classify(path).kind is Kind.REFUSED]
-    fixed += [m.source for m in members if m and (m.fate is Fate.LIBRARY or len(m.modules) > 1)]
+def _note_headers(found: Including, roots: list[str], monitor: Monitor) -> None:
+    """Says how far the touched headers reach.
+
+    Warns when code that a live patch cannot change includes one of them, too.
+    """
+    if found.units:
+        count = f"{len(found.units)} compiled unit" + ("s" if len(found.units) > 1 else "")
+        monitor.emit(Note(f"{_named(roots)}: included by {count}"))
+    fixed = [path for path in found.files if classify(path).kind is Kind.REFUSED]
+    fixed += [m.source for m in found.members if m not in found.units]
     if fixed:
         shown = ", ".join(sorted(fixed)[:3]) + (", ..." if len(fixed) > 3 else "")
         monitor.emit(

@@ -25,10 +25,11 @@ from pathlib import Path
 
 from ..base import proc
 from ..base.errors import CommandError, CompileError, NotFoundError, ResourceError
-from ..base.events import Monitor, Warned, stage
+from ..base.events import Monitor, Note, Warned, stage
 from ..base.fs import (
     atomic_write,
     cache_root,
+    is_full,
     locked,
     os_failure,
     read_bytes,
@@ -38,7 +39,6 @@ from ..base.fs import (
 from ..base.workdir import fingerprint
 from ..kernel import config as kernel_config
 from ..provider.base import KernelFiles, SourceTarball, SourceTree
-from ..provider.deb import is_full
 from ..provider.toolchain import find_compiler
 from . import untar
 
@@ -93,9 +93,16 @@ class Tree:
         return make_command(self.orig, self.release, self.compiler, *arguments, jobs=jobs)
 
     @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
-        """Holds the tree for a build."""
-        with locked(self.root / "lock"):
+    def locked(self, monitor: Monitor | None = None) -> Iterator[None]:
+        """Holds the tree for a build; says so when another one has to end first."""
+        path = self.root / "lock"
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(locked(path, timeout=0))
+            except ResourceError:
+                if monitor is not None:
+                    monitor.emit(Note(f"waiting for another build for {self.release} to end"))
+                stack.enter_context(locked(path))
             yield
 
 

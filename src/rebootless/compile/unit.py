@@ -66,20 +66,29 @@ def build_pairs(
     if workdir.is_done(ORIG_STAGE, key) and workdir.is_done(PATCHED_STAGE, key):
         pairs = _load(workdir)
         if pairs is not None and len(pairs) <= max_units:
+            monitor.emit(Note(f"compiled before: {count_of(len(pairs))} in {workdir.root}"))
             return pairs
-    with tree.locked(), stage(monitor, "compile", "Compiling the touched units twice") as report:
+    with tree.locked(monitor):
         twin.restore(tree)
-        applied = apply(patch, tree.orig, monitor, skip=_skipped(tree, patch))
-        plan = make_plan(tree, patch, monitor, max_units=max_units)
-        originals.learn(tree, plan.units, jobs=jobs)
-        built = _compile(tree, plan, applied, variant, workdir, key, jobs, report)
-        pairs = tuple(_pair(unit, workdir) for unit in built)
-        _record(workdir, pairs)
-        report.result = f"{len(pairs)} unit{'s' if len(pairs) > 1 else ''}"
-    if len(built) < len(plan.units):
-        dropped = len(plan.units) - len(built)
-        monitor.emit(Note(f"{dropped} units do not read the changed headers after all"))
+        with stage(monitor, "plan", "Applying the patch to the source") as report:
+            applied = apply(patch, tree.orig, monitor, skip=_skipped(tree, patch))
+            plan = make_plan(tree, patch, monitor, report, max_units=max_units)
+            report.result = f"{count_of(len(plan.units))} to compile"
+        with stage(monitor, "compile", "Compiling the touched units twice") as report:
+            report.detail("kbuild shows how")
+            originals.learn(tree, plan.units, jobs=jobs)
+            built = _compile(tree, plan, applied, variant, workdir, key, jobs, report)
+            pairs = tuple(_pair(unit, workdir) for unit in built)
+            _record(workdir, pairs)
+            report.result = count_of(len(pairs))
+    if dropped := len(plan.units) - len(built):
+        monitor.emit(Note(f"{count_of(dropped)} of them turned out not to read the headers"))
     return pairs
+
+
+def count_of(units: int) -> str:
+    """ "1 unit", "2 units"."""
+    return f"{units} unit{'' if units == 1 else 's'}"
 
 
 def build_originals(
@@ -95,7 +104,7 @@ def build_originals(
     `Variant(sections=False)` is a build as the distribution makes it. The sources must be ones
     that `build_pairs` has compiled, or that the configuration compiles. Raises CompileError.
     """
-    with tree.locked():
+    with tree.locked(monitor):
         asked = Kbuild(tree.orig)
         units = [asked.membership(source) for source in sources]
         off = [unit.source for unit in units if unit.fate is Fate.OFF]
@@ -206,7 +215,8 @@ def _check(tree: Tree, applied: Applied, outcomes: Sequence[Outcome]) -> None:
     told = again if again[0].failed is not None else failed[:1]
     name = failed[0].job.name
     what = f"{name} does not compile with the patch (it does without)"
-    originals.check([*told, *failed[1:]], {o.job.name: what for o in failed})
+    hint = "mend the patch; the original file compiles with the same command"
+    originals.check([*told, *failed[1:]], {o.job.name: what for o in failed}, hint)
 
 
 def _dependency_file(directory: Path, source: str) -> Path:

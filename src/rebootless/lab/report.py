@@ -98,6 +98,12 @@ class TestReport:
         return self
 
 
+def verdict_of(text: str) -> str:
+    """The verdict in a report's text (`TestReport.text`); "" when there is none."""
+    found = re.findall(r"^verdict: (\w+)", text, re.MULTILINE)
+    return str(found[-1]) if found else ""
+
+
 def findings(
     log: str, *, before: Iterable[str] = (), allowed: Sequence[str] = ()
 ) -> tuple[Finding, ...]:

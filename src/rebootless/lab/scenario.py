@@ -186,16 +186,16 @@ class _Test:
         wanted = self.scenario.wanted.functions
         self.places = text.locate(self.machine, wanted)
         self.entries = text.entries(self.machine, self.places)
-        return f"{len(self.entries)} of {len(wanted)} functions" if wanted else "none are named"
+        return f"{len(self.entries)} of {_functions(len(wanted))}" if wanted else "none are named"
 
     def check(self, *, expect: bool) -> str:
         answer = self.guest.run(f"sh {CHECK}", timeout=self.scenario.check_timeout)
         if (answer.status == 0) != expect:
-            should = "passes, and had to fail" if not expect else "fails, and had to pass"
+            what = f"fails, and had to pass (status {answer.status})"
+            if not expect:
+                what = "passes, and had to fail without the patch"
             end = answer.output.strip()[-500:]
-            raise TestFailedError(
-                f"the check {should} (status {answer.status})" + (f": {end}" if end else "")
-            )
+            raise TestFailedError(f"the check {what}" + (f"; its output: {end}" if end else ""))
         return f"status {answer.status}, as it has to be"
 
     def start_workload(self) -> str:
@@ -244,7 +244,7 @@ class _Test:
         if same:
             raise TestFailedError(f"the code is unchanged at {', '.join(same)}")
         self.redirected = tuple(sorted(str(function) for function in patched))
-        return f"{len(patched)} functions, {len(changed)} seen in memory"
+        return f"{_functions(len(patched))}, {len(changed)} seen in memory"
 
     def is_loaded(self, name: str) -> bool:
         """Whether an object's code is in the kernel (for kernels before 6.1, which do not say)."""
@@ -263,7 +263,7 @@ class _Test:
         if hooked and hooked & names:
             raise TestFailedError(f"still redirected: {', '.join(sorted(hooked & names))}")
         self.restored = True
-        return f"{len(now)} functions compared byte by byte"
+        return f"{_functions(len(now))} compared byte by byte"
 
     def verify_workload(self) -> str:
         first = self.guest.workload_rounds()
@@ -326,6 +326,10 @@ class _Test:
             restored=self.restored,
             console_log=str(self.vm.log),
         )
+
+
+def _functions(number: int) -> str:
+    return f"{number} function{'' if number == 1 else 's'}"
 
 
 def _patch_path(name: str) -> str:

@@ -24,7 +24,6 @@ from ..module.link import Kbuild, PatchedFunction, PatchedObject, link
 from ..module.positions import KernelPositions
 from ..module.relocs import MAX_SYMBOL_OLD
 from ..module.resolve import VMLINUX, Proof, Resolver
-from ..patch.source import SourcePatch
 from ..patch.source import load as load_patches
 from ..provider.base import KernelFiles
 from ..provider.local import LocalProvider
@@ -52,15 +51,16 @@ def build(
     """Builds one live patch from patch files (several are applied in order).
 
     The kernel is `local`, or the release `kernel`, or the running one. With `replace` the patch
-    takes the place of all that were applied before it. Writes the bundle to `output` (default:
-    NAME.rlp here) and a report beside it; both are whole or absent.
+    takes the place of all that were applied before it. `name` is the module's, by default
+    rebootless_ and the name of the first file. Writes the bundle to `output` (default: NAME.rlp
+    here, without that rebootless_) and a report beside it; both are whole or absent.
 
     Raises PatchInputError, CompileError, MismatchError (the build is not what the kernel ships),
     RefusedError (with all refusals), NoChangeError, NotFoundError, ResourceError.
     """
     recorder = RecordingMonitor(monitor or NullMonitor())
     patch = load_patches(patches)
-    chosen = naming.check_name(name or _default_name(patch))
+    chosen = naming.check_name(name or naming.default_name(patch.name))
     files = find(kernel, local=local, suites=suites, monitor=recorder)
     toolchain = find_compiler(files.compiler_text, recorder)
     folder = _kbuild_path(workdir or _default_workdir(chosen, files))
@@ -82,11 +82,8 @@ def build(
         units = _matched(job, units)
         units = _emitted(job, units)
         module = _linked(job, units, tree)
-    return write_bundle(job, units, module, output or Path(f"{chosen}{archive.SUFFIX}"), recorder)
-
-
-def _default_name(patch: SourcePatch) -> str:
-    return naming.name_from(f"rebootless {patch.title or patch.name}"[:60])
+    output = output or Path(f"{naming.short_name(chosen)}{archive.SUFFIX}")
+    return write_bundle(job, units, module, output, recorder)
 
 
 def _default_workdir(name: str, files: KernelFiles) -> Path:
@@ -116,6 +113,8 @@ def _differing(job: Job, pairs: Sequence[UnitPair]) -> list[Unit]:
                 found.append(Unit(pair, orig, delta))
         changed = sum(len(u.delta.changed) for u in found)
         report.result = f"{_count(changed, 'function')} changed"
+        if len(pairs) > 1:
+            report.result += f" in {len(found)} of {len(pairs)} units"
     if not found:
         raise NoChangeError(
             "the patch changes no code: the objects are the same before and after",

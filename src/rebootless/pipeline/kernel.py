@@ -61,7 +61,8 @@ class ShippedKernel:
             if path is None:
                 raise NotFoundError(
                     f"the kernel {self.files.release} ships no module '{name}'",
-                    hint="give the directory of its modules with --modules",
+                    hint="what is built in belongs to vmlinux; for a kernel of your own, --modules "
+                    "says where its modules are",
                 )
             self._modules[name] = load_module(path)
         return self._modules[name]

@@ -14,6 +14,7 @@ from ..elf.constants import SectionFlag
 from ..elf.reader import parse
 from ..elf.reader import read as read_elf
 from ..engine import modinfo
+from ..lab.report import verdict_of
 from ..match import UnitMatch, match_unit
 from ..module.resolve import VMLINUX
 from ..provider.local import LocalProvider
@@ -96,6 +97,7 @@ def inspect(path: Path) -> dict[str, Any]:
         ],
         "report": bundle.report,
         "tested": bundle.test_log is not None,
+        "verdict": verdict_of(bundle.test_log or ""),
         "test_log": bundle.test_log or "",
     }
 

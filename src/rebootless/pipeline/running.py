@@ -9,7 +9,7 @@ from typing import Any
 
 from ..base.errors import RebootlessError, StateError
 from ..base.events import Monitor, NullMonitor, Warned, stage
-from ..bundle import archive
+from ..bundle import archive, naming
 from ..bundle.manifest import Manifest
 from ..engine import boot as boot_store
 from ..engine import doctor as doctor_checks
@@ -80,14 +80,16 @@ def undo(
     machine: Machine | None = None,
     monitor: Monitor | None = None,
 ) -> Undone:
-    """Takes an applied patch off and removes its module.
+    """Takes an applied patch off and removes its module; `name` may leave out rebootless_.
 
     Raises StateError when it is not applied, StalledError when tasks hold the transition.
     """
     monitor = monitor or NullMonitor()
+    machine = machine or LocalMachine()
     policy = policy_of(wait, signal_after, on_timeout, force=False)
+    name = naming.full_name(name, [p.name for p in present_patches(machine)])
     with stage(monitor, "undo", f"Undoing {name}"):
-        return livepatch.undo(machine or LocalMachine(), name, policy=policy, monitor=monitor)
+        return livepatch.undo(machine, name, policy=policy, monitor=monitor)
 
 
 def status(*, verbose: bool = False, machine: Machine | None = None) -> dict[str, Any]:
@@ -152,10 +154,15 @@ def install(bundle: Path, root: Path = Path("/")) -> dict[str, Any]:
 
 
 def uninstall(name: str, root: Path = Path("/")) -> dict[str, Any]:
-    """No longer applies a bundle at boot. Raises StateError when it is not installed."""
-    found = [i for i in boot_store.installed(root=root) if i.name == name]
+    """No longer applies a bundle at boot; `name` may leave out rebootless_.
+
+    Raises StateError when it is not installed.
+    """
+    every = boot_store.installed(root=root)
+    name = naming.full_name(name, [i.name for i in every])
+    found = [i for i in every if i.name == name]
     if not found:
-        there = ", ".join(sorted({i.name for i in boot_store.installed(root=root)})) or "nothing"
+        there = ", ".join(sorted({i.name for i in every})) or "nothing"
         raise StateError(
             f"'{name}' is not installed (installed: {there})",
             hint="`rebootless list` shows the patches by name",

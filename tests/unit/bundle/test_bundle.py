@@ -290,3 +290,23 @@ def test_a_derived_name_is_always_legal(text: str) -> None:
 def test_derived_names() -> None:
     assert naming.name_from("0001-ext4-fix.patch") == "0001_ext4_fix"
     assert naming.name_from("...") == "patch"
+
+
+@pytest.mark.parametrize(
+    ("file", "name", "short"),
+    [
+        ("fix.patch", "rebootless_fix", "fix"),
+        ("ext4.diff", "rebootless_ext4", "ext4"),
+        ("x" * 80 + ".patch", "rebootless_" + "x" * 44, "x" * 44),
+        ("rebootless.patch", "rebootless_rebootless", "rebootless"),
+    ],
+)
+def test_default_names(file: str, name: str, short: str) -> None:
+    assert naming.default_name(file) == naming.check_name(name)
+    assert naming.short_name(name) == short
+    assert naming.full_name(short, [name]) == name
+
+
+def test_a_name_means_itself_first() -> None:
+    assert naming.full_name("fix", ["fix", "rebootless_fix"]) == "fix"
+    assert naming.full_name("fix", ["other"]) == "fix"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -12,8 +13,9 @@ from pathlib import Path
 import pytest
 
 import rebootless
-from rebootless.bundle.archive import create, write
+from rebootless.bundle.archive import create, read, with_test_log, write
 from rebootless.bundle.manifest import Manifest, PatchedFunction, PatchedObject, TargetKernel
+from rebootless.lab.report import verdict_of
 
 SOURCE = """
 extern int printk(const char *, ...);
@@ -111,6 +113,33 @@ def test_install_and_uninstall_in_a_root_directory(bundle: Path, tmp_path: Path)
     again = run("uninstall", "fix_it", "--root", root)
     assert again.returncode == 10
     assert "not installed" in again.stderr
+
+
+def test_patches_go_by_their_short_names(bundle: Path, tmp_path: Path) -> None:
+    if shutil.which("rebootless", path=str(Path(sys.executable).parent)) is None:
+        pytest.skip("rebootless is not installed in this environment")
+    content = read(bundle)
+    manifest = dataclasses.replace(content.manifest, name="rebootless_x")
+    named = tmp_path / "x.rlp"
+    write(create(manifest, {"modules/rebootless_x.ko": b"no module"}), named)
+    root = tmp_path / "root"
+    assert run("install", named, "--root", root).returncode == 0
+    listed = json.loads(run("list", "--root", root, "--json").stdout)["patches"]
+    assert [p["name"] for p in listed if p["installed"]] == ["rebootless_x"]
+    assert run("uninstall", "x", "--root", root).returncode == 0
+
+
+@pytest.mark.parametrize("verdict", ["passed", "failed"])
+def test_the_verdict_is_in_the_bundle(verdict: str, bundle: Path) -> None:
+    content = with_test_log(read(bundle), f"ok boot\nverdict: {verdict}: as it is\n")
+    assert verdict_of(content.test_log or "") == verdict
+
+
+@pytest.mark.parametrize("cve", ["CVE-26-1", "2026-12345", "bogus", ""])
+def test_a_cve_id_has_to_be_one(cve: str, tmp_path: Path) -> None:
+    result = run("build", tmp_path / "x.patch", "--cve", cve)
+    assert result.returncode == 64
+    assert "is not a CVE id" in result.stderr
 
 
 @pytest.mark.parametrize("verb", ["apply", "install", "inspect", "test"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,14 +16,25 @@ if TYPE_CHECKING:
     from ...provider.local import LocalProvider
 
 
+def check_cves(
+    _ctx: click.Context, _option: click.Parameter, given: Sequence[str]
+) -> tuple[str, ...]:
+    """The ids in upper case; a typing error would be in every list of what is fixed."""
+    for cve in given:
+        if not re.fullmatch(r"CVE-\d{4}-\d{4,}", cve, re.IGNORECASE | re.ASCII):
+            raise click.BadParameter(f"'{cve}' is not a CVE id, such as CVE-2026-12345")
+    return tuple(cve.upper() for cve in given)
+
+
 @verb
 @click.argument("patches", nargs=-1, required=True, type=FILE)
 @kernel_options
-@click.option("--name", help="Default: from the name of the first patch.")
+@click.option("--name", help="Default: rebootless_ and the name of the first file.")
 @click.option("--version", default="1", show_default=True, help="Of the patch.")
 @click.option("--replace", is_flag=True, help="Replace every patch applied before.")
-@click.option("--cve", "cves", multiple=True, metavar="ID", help="A CVE that it fixes.")
-@click.option("-o", "--output", type=FILE, help="Default: NAME.rlp in this directory.")
+@click.option("--cve", "cves", multiple=True, metavar="CVE-YEAR-NUMBER", callback=check_cves,
+              help="A CVE that it fixes, besides those that the patches name.")  # fmt: skip
+@click.option("-o", "--output", type=FILE, help="Default: NAME.rlp here, without rebootless_.")
 @click.option("--workdir", type=DIRECTORY, help="Keep the stages here; a later run resumes.")
 @click.option("--max-units", type=click.IntRange(min=1), default=60, show_default=True,
               help="Refuse patches that touch more units.")  # fmt: skip
@@ -71,6 +83,7 @@ def render(page: Page, facts: Facts) -> None:
     page.pairs(
         [
             ("bundle", facts["bundle"]),
+            ("patch", manifest["name"]),
             ("kernel", manifest["kernel"]["release"]),
             ("fixes", manifest["cves"]),
             ("report", facts["report"]),

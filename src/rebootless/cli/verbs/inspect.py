@@ -29,6 +29,7 @@ def render(page: Page, facts: Facts) -> None:
     page.pairs(
         [
             ("bundle", f"{manifest['name']} {manifest['version']}"),
+            ("title", facts["report"].get("title")),
             ("id", facts["id"]),
             ("kernel", kernel["release"]),
             ("build id", kernel["build_id"]),
@@ -36,7 +37,7 @@ def render(page: Page, facts: Facts) -> None:
             ("compiler", manifest["toolchain"]),
             ("fixes", manifest["cves"]),
             ("replaces all others", manifest["replace"]),
-            ("tested", facts["tested"]),
+            ("test in QEMU", facts["verdict"] or "not tested"),
         ]
     )
     page.table(

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from ..options import verb
+from pathlib import Path
+
+import click
+
+from ..options import DIRECTORY, verb
 from ..output import Facts, Output, Page
 
 
 @verb
-def command(out: Output) -> None:
+@click.option(
+    "--root", type=DIRECTORY, default=Path("/"), help="What is installed in this root directory."
+)
+def command(out: Output, root: Path) -> None:
     """List applied and installed patches."""
     from ... import pipeline
 
-    out.show({"patches": pipeline.list_patches()}, render)
+    out.show({"patches": pipeline.list_patches(root=root)}, render)
 
 
 def render(page: Page, facts: Facts) -> None:

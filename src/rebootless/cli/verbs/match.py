@@ -24,7 +24,7 @@ def command(
 ) -> None:
     """Compare an OBJECT file, function by function, with the code that a kernel ships.
 
-    The exit code is 7 if a function differs.
+    The exit code is 7 if a function differs, or if none is found in the kernel.
     """
     from ... import pipeline
 
@@ -32,7 +32,8 @@ def command(
         obj, kernel=kernel, module=module, local=local, monitor=out.monitor
     )
     facts = out.show(report, render)
-    if any(f["status"] == "mismatched" for f in facts["functions"]):
+    states = {f["status"] for f in facts["functions"]}
+    if "mismatched" in states or (states and "matched" not in states):
         raise click.exceptions.Exit(MismatchError.exit_code)
 
 

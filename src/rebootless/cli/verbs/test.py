@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @verb
 @click.argument("bundle", type=FILE)
-@click.option("--check", type=FILE, help="A script that fails before the patch and passes after.")
+@click.option("--check", type=FILE, help="A script: fails without the patch, passes with it.")
 @click.option(
     "--before",
     type=click.Choice(["fail", "pass"]),
@@ -37,9 +37,10 @@ def command(
     workload: bool,
     local: LocalProvider | None,
 ) -> None:
-    """Try BUNDLE in a virtual machine: apply, check, undo, check, apply again.
+    """Try BUNDLE in a virtual machine: check, apply under load, check, undo, check.
 
-    The log becomes part of the bundle. The exit code is 13 if the test failed.
+    The script runs in that machine, as root, by the sh of busybox; it ends with status 0 if the
+    fix is in force. The log becomes part of the bundle. The exit code is 13 if the test failed.
     """
     from ... import pipeline
 
@@ -63,4 +64,8 @@ def render(page: Page, facts: Facts) -> None:
         [(s["name"], s["outcome"], s["seconds"], s["detail"]) for s in facts["steps"]],
     )
     page.pairs([(what, f"{ms:.0f} ms") for what, ms in facts["transition_ms"]])
+    if facts["verdict"] != "passed":
+        page.pairs([("console", facts["console_log"])])
+    elif not any(s["name"] == "check applied" and s["outcome"] == "ok" for s in facts["steps"]):
+        page.line("no --check was given: that the patch mends the flaw was not tested")
     page.line(facts["verdict"] + (f": {facts['reason']}" if facts["reason"] else ""))
