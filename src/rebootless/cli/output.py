@@ -91,8 +91,9 @@ class RichPage:
         from rich.table import Table
 
         grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
-        for column in columns:
-            grid.add_column(column, overflow="fold")
+        for number, column in enumerate(columns):
+            # What a row is about stays in one piece, to be read and copied.
+            grid.add_column(column, overflow="fold", no_wrap=number == 0)
         for row in rows:
             grid.add_row(*(styled(cell(value)) for value in row))
         if grid.row_count:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -17,6 +18,7 @@ from ..bundle import archive
 from ..kernel.release import parse_release
 from ..lab.report import TestReport
 from ..lab.scenario import run
+from ..provider.base import KernelInfo, KernelState
 from ..provider.debian import DebianProvider
 from ..provider.updates import SourceUpdate, find_small_update
 from .artifact import BuildResult
@@ -148,13 +150,9 @@ def _is_code(update: SourceUpdate) -> bool:
 
 
 def _own(debian: DebianProvider, folder: Path, monitor: Monitor) -> DemoPatch:
-    """Our own patch, for the newest kernel of the flavour. Raises NotFoundError."""
-    kernels = [
-        k
-        for k in debian.list(monitor)
-        if k.buildable and parse_release(k.release).flavour == FLAVOUR and SERIES in k.release
-    ]
-    if not kernels:
+    """Our own patch, for the kernel that suits best. Raises NotFoundError."""
+    kernel = best_kernel(debian.list(monitor))
+    if kernel is None:
         raise NotFoundError(
             f"neither the archive nor the cache has a kernel {SERIES} {FLAVOUR}",
             hint="check the machine's apt sources and network",
@@ -164,11 +162,24 @@ def _own(debian: DebianProvider, folder: Path, monitor: Monitor) -> DemoPatch:
     return DemoPatch(
         "A line of our own in /proc/version",
         path,
-        kernels[-1].release,
+        kernel.release,
         "proc_version",
         OWN_CHECK,
         fails_without=True,
     )
+
+
+def best_kernel(kernels: Iterable[KernelInfo]) -> KernelInfo | None:
+    """The newest (last) kernel of the demo's series and flavour, one in the cache before others."""
+    suited = [
+        k
+        for k in kernels
+        if k.buildable
+        and k.release.startswith(f"{SERIES}.")  # 6.12 is no 6.1
+        and parse_release(k.release).flavour == FLAVOUR
+    ]
+    cached = [k for k in suited if KernelState.CACHED in k.states]
+    return next(reversed(cached or suited), None)
 
 
 def _try(built: BuildResult, chosen: DemoPatch, monitor: Monitor) -> TestReport:
