@@ -14,6 +14,7 @@ from rebootless.base.errors import ElfError
 from rebootless.diff import diff
 from rebootless.elf.model import ElfFile
 from rebootless.elf.reader import parse
+from rebootless.elf.writer import OutObject, OutReloc, OutSection, OutSymbol, serialize
 
 from .test_tables import MANY
 
@@ -118,3 +119,11 @@ def whole(compile_c: Compile) -> ElfFile:
     return parse(
         compile_c(SOURCE.replace("helper(2)", "helper(3)"), "other").read_bytes(), name="o"
     )
+
+
+def test_relocation_to_a_symbol_that_was_dropped() -> None:
+    """Written as symbol 0 it would be a wrong address without a word."""
+    obj = OutObject(sections=[OutSection(".text", data=bytes(8))])
+    obj.sections[0].relocs.append(OutReloc(0, 1, OutSymbol("gone"), 0))
+    with pytest.raises(ElfError, match="gone"):
+        serialize(obj)

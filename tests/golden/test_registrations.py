@@ -130,3 +130,14 @@ def test_unknown_relocations_and_symbols_are_refused(pair: Pair) -> None:
     )
     common = common.replace("helper(x)", "shared_thing")
     assert codes(pair(BASE, common)) == [("unsupported-symbol", "shared_thing")]
+
+
+def test_allocation_tags_come_anew(pair: Pair) -> None:
+    """Since Linux 6.10 each allocation may have one; the line in it says nothing."""
+    section = SECTION.format("alloc_tags")
+    tag = f"static long {section} _alloc_tag[5] = {{ 0, LINE }}; sink(_alloc_tag);"
+    before = "int f(int x) { " + tag.replace("LINE", "7") + " return helper(x); }\n"
+    assert pair(before, before.replace("0, 7", "0, 9")).is_empty
+    delta = pair(before, before.replace("helper", "other").replace("0, 7", "0, 9"))
+    assert not delta.refused and not delta.new_data
+    assert [p.size for p in delta.pieces if p.section == "alloc_tags"] == [40]

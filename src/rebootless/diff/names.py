@@ -32,12 +32,13 @@ SPECIAL_STATICS = frozenset(
         "__print_once",
         "__UNIQUE_ID_ddebug",
         "__dyndbg",
+        "_alloc_tag",
     }
 )
 _KEPT_STATICS = frozenset({"___done", "___once_key"})
 _SPECIAL_PREFIXES = (".LC", "L__unnamed", "__UNIQUE_ID_ddebug", ".Lubsan", "Lubsan")
 _SPECIAL_DATA_SECTIONS = (".data..once", ".data.once", "__dyndbg", ".data.unlikely")
-_CARRY_LINES = ("descriptor", "_entry", "__UNIQUE_ID_ddebug", ".Lubsan", "Lubsan")
+_CARRY_LINES = ("descriptor", "_alloc_tag", "_entry", "__UNIQUE_ID_ddebug", ".Lubsan", "Lubsan")
 
 # Left out altogether: never part of the running kernel, or written anew for the patch.
 _IGNORED = re.compile(
@@ -49,14 +50,16 @@ _IGNORED = re.compile(
 # (A patched function stays open to error injection and BPF through its original.)
 _PASSIVE = re.compile(
     r"^(\.init\.(?!text|data|rodata)|\.exit\.(?!text)|\.initcall|\.exitcall|\.con_initcall|"
-    r"\.modinfo|__param|__modver|\.init_array|__tracepoint|_ftrace_event|__bpf_raw_tp_map|"
+    r"\.modinfo|__param|__modver|\.init_array|__tracepoint|_ftrace_ev|__bpf_raw_tp_map|"
     r"__bpf_trace|__syscalls_metadata|_error_injection_whitelist|\.static_call_tramp_key|"
     r"\.printk_index|\.ibt_endbr_seal|\.x86_cpu_dev)"
 )
 _EXPORT = re.compile(r"^(___?ksymtab|___?kcrctab|__ksymtab_strings|\.export_symbol)")
 _INIT_TEXT = re.compile(r"^\.(init|exit|head|cpuinit|devinit)\.text")
 # Where the compiler and the kernel's attributes put ordinary variables.
-_PLAIN_DATA = re.compile(r"^(\.data|\.bss|\.rodata|\.ref\.data|\.meminit\.|\.memexit\.|\.BTF_ids$)")
+_PLAIN_DATA = re.compile(
+    r"^(\.data|\.bss|\.rodata|\.ref\.data|\.meminit\.|\.memexit\.|\.BTF_ids$|alloc_tags$)"
+)
 _SHARED_SPECIALLY = re.compile(r"^(\.data\.\.decrypted|\.bss\.\.decrypted|\.vvar|\.bss\.\.brk)")
 
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..base.errors import ElfError
 from .constants import (
     EHDR_SIZE,
     EM_X86_64,
@@ -179,7 +180,10 @@ class _Image:
 
 
 def serialize(obj: OutObject) -> bytes:
-    """The bytes of a relocatable object. Deterministic: the same object gives the same bytes."""
+    """The bytes of a relocatable object. Deterministic: the same object gives the same bytes.
+
+    Raises ElfError for a relocation to a symbol that is not among the object's.
+    """
     image, strings = _Image(), _Strings()
     number = {id(s): i for i, s in enumerate(obj.sections, 1)}
     symbols = sorted(obj.symbols, key=lambda s: s.binding != Binding.LOCAL)  # locals first, stable
@@ -253,6 +257,11 @@ def _symbol_entries(
 
 
 def _rela_bytes(relocs: list[OutReloc], position: dict[int, int]) -> bytes:
+    for r in relocs:
+        if id(r.symbol) not in position and (r.symbol.name or r.symbol.section != SHN_UNDEF):
+            raise ElfError(
+                f"a relocation is to '{r.symbol.name}', which is not in the symbol table"
+            )
     table = np.zeros(len(relocs), RELA_DTYPE)
     table["offset"] = [r.offset for r in relocs]
     table["info"] = [position.get(id(r.symbol), 0) << 32 | r.type for r in relocs]
