@@ -108,9 +108,7 @@ def _without_user_space(tree: Path, text: str) -> str:
     """
     roots = [root for root in ("include", "arch/x86/include") if (tree / root).is_dir()]
     found = proc.run(["grep", "-rlw", "__KERNEL__", *roots], cwd=tree, check=False).stdout
-    hidden = {
-        (file, name) for file in found.split() for name in user_space_includes(tree / file)
-    }
+    hidden = {(file, name) for file in found.split() for name in user_space_includes(tree / file)}
     return "".join(
         line
         for line in text.splitlines(keepends=True)

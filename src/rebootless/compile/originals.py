@@ -161,5 +161,3 @@ def error_lines(output: str) -> str:
             break
     lines = found or output.strip().splitlines()[-SHOWN_LINES:]
     return "\n".join("  " + line for line in lines)
-
-

@@ -42,11 +42,12 @@ from ..provider.base import KernelFiles, SourceTarball, SourceTree
 from ..provider.toolchain import find_compiler
 from . import untar
 
-LAYOUT = "trees-1"
+LAYOUT = "trees-2"
 MARKER = ".complete"
 KCFLAGS = "-ffunction-sections -fdata-sections -g0"
 SECTION_FLAGS = ("-ffunction-sections", "-fdata-sections")
 NO_DEBUG_FLAG = "-g0"
+PAHOLE = "scripts/pahole-of-the-build"
 # What Debian takes out of the configuration that it ships.
 HARMLESS = {"BUILD_SALT", "MODULE_SIG_ALL", "MODULE_SIG_KEY", "SYSTEM_TRUSTED_KEYS"}
 MISSING_KCONFIG = re.compile(r"can't open file \"([^\"]+)\"")
@@ -114,6 +115,7 @@ def make_command(
     CONFIG_DEBUG_INFO_BTF is emptied for make only (not for the code, which sees autoconf.h): a
     unit needs none of BTF's tools, and building them takes 8 seconds.
     """
+    pahole = [f"PAHOLE={PAHOLE}"] if (directory / PAHOLE).exists() else []
     return [
         "make",
         "-C",
@@ -123,6 +125,7 @@ def make_command(
         f"KCFLAGS={KCFLAGS}",
         f"KERNELRELEASE={release}",
         "CONFIG_DEBUG_INFO_BTF=",
+        *pahole,
         *arguments,
     ]
 
@@ -224,6 +227,7 @@ def _make_tree(files: KernelFiles, tree: Tree, monitor: Monitor) -> None:
         with stage(monitor, "prepare", f"Preparing the source for {files.release}"):
             atomic_write(tree.orig / ".config", config_text)
             shutil.copyfile(files.symvers, tree.orig / "Module.symvers")
+            _stand_in_for_pahole(tree.orig, config_text)
             _configure(tree)
             _compare_config(config_text, read_text(tree.orig / ".config"), monitor)
             _run_make(tree, "modules_prepare")
@@ -263,6 +267,18 @@ def _stub_kconfig(orig: Path, left_out: Sequence[str]) -> None:
 def _stub(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.touch()
+
+
+def _stand_in_for_pahole(orig: Path, config_text: str) -> None:
+    """A program that states the version of pahole that the kernel was built with.
+
+    Kconfig asks for it, and without pahole it turns DEBUG_INFO_BTF_MODULES off, which moves the
+    fields of `struct module`. Nothing else here needs pahole.
+    """
+    version = kernel_config.parse(config_text).get("PAHOLE_VERSION") or "0"
+    if version.isdigit() and int(version):
+        text = f"#!/bin/sh\necho v{int(version) // 100}.{int(version) % 100}\n"
+        atomic_write(orig / PAHOLE, text, mode=0o755)
 
 
 def _configure(tree: Tree) -> None:

@@ -8,7 +8,7 @@ modpost adds vermagic and the CRCs of every exported symbol used.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -37,21 +37,12 @@ class PatchedObject:
     functions: tuple[PatchedFunction, ...]
 
 
-@dataclass(frozen=True)
-class Kbuild:
-    """What kbuild needs: a prepared tree, the compiler by name, and the kernel's release."""
-
-    tree: Path
-    compiler: str
-    release: str
-
-
 def link(
     name: str,
     *,
     objects: Sequence[PatchedObject],
     units: Sequence[bytes],
-    kbuild: Kbuild,
+    make: Callable[..., list[str]],
     folder: Path,
     replace: bool,
     namespaces: Iterable[str] = (),
@@ -59,22 +50,12 @@ def link(
 ) -> bytes:
     """Builds the patch module `name` in the empty directory `folder` and returns its bytes.
 
+    `make` gives the command line of the kernel's kbuild for arguments (see `compile.tree.Tree`).
     Raises CompileError with kbuild's output.
     """
     _write_sources(name, objects, units, folder, replace, sorted(namespaces))
-    argv = [
-        "make",
-        "-C",
-        str(kbuild.tree),
-        f"M={folder}",
-        f"CC={kbuild.compiler}",
-        f"KERNELRELEASE={kbuild.release}",
-        "KCFLAGS=-g0",
-        "-s",
-        "modules",
-    ]
     try:
-        run(argv, timeout=300)
+        run(make(f"M={folder}", "-s", "modules"), timeout=300)
     except CommandError as exc:
         if (full := out_of_space(exc.output, folder)) is not None:
             raise full from exc

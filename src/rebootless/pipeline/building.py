@@ -16,11 +16,13 @@ from ..compile.unit import UnitPair, build_pairs
 from ..diff import Delta, diff
 from ..diff.delta import Finding
 from ..elf.model import ElfFile
+from ..elf.reader import parse as parse_elf
 from ..elf.reader import read as read_elf
 from ..kernel.config import parse as parse_config
 from ..match import Status, match_unit
+from ..module.abi import check_abi
 from ..module.emit import EmittedUnit, emit
-from ..module.link import Kbuild, PatchedFunction, PatchedObject, link
+from ..module.link import PatchedFunction, PatchedObject, link
 from ..module.positions import KernelPositions
 from ..module.relocs import MAX_SYMBOL_OLD
 from ..module.resolve import VMLINUX, Proof, Resolver
@@ -216,9 +218,8 @@ def _emit(job: Job, unit: Unit, number: int, siblings: frozenset[str]) -> Emitte
 
 
 def _linked(job: Job, units: Sequence[Unit], tree: Tree) -> bytes:
-    """The finished patch module. Raises CompileError."""
+    """The finished patch module. Raises CompileError or MismatchError."""
     emitted = [u.emitted for u in units if u.emitted]
-    release = job.kernel.files.release
     with (
         stage(job.monitor, "link", "Linking the patch module"),
         job.work.running("4-module", "") as folder,
@@ -227,12 +228,13 @@ def _linked(job: Job, units: Sequence[Unit], tree: Tree) -> bytes:
             job.name,
             objects=_objects(units),
             units=[e.data for e in emitted],
-            kbuild=Kbuild(tree.orig, tree.compiler, release),
+            make=tree.make,
             folder=folder,
             replace=job.replace,
             namespaces=frozenset().union(*(e.namespaces for e in emitted)),
             max_symbol=_max_symbol(tree),
         )
+        check_abi(parse_elf(module, name=job.name), job.kernel.some_modules())
         (folder / "final.ko").write_bytes(module)
     return module
 

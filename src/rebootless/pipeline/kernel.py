@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -13,7 +13,7 @@ from ..base.fs import cache_root, read_text
 from ..kernel.image import KernelImage
 from ..kernel.image import load as load_image
 from ..kernel.kallsyms import load_or_decode
-from ..kernel.modules import ModuleImage, find_module, load_module
+from ..kernel.modules import ModuleImage, find_module, load_module, module_files
 from ..kernel.symbols import SymbolIndex
 from ..kernel.symvers import Exports
 from ..kernel.symvers import parse as parse_symvers
@@ -66,6 +66,11 @@ class ShippedKernel:
                 )
             self._modules[name] = load_module(path)
         return self._modules[name]
+
+    def some_modules(self) -> Iterator[ModuleImage]:
+        """The shipped modules, each read when it is asked for."""
+        if self.files.modules is not None:
+            yield from map(load_module, module_files(self.files.modules))
 
     def shipped(self, owner: str) -> Shipped:
         """The shipped code of vmlinux or of a module, for run-pre matching."""
