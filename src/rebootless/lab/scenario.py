@@ -190,6 +190,11 @@ class _Test:
 
     def check(self, *, expect: bool) -> str:
         answer = self.guest.run(f"sh {CHECK}", timeout=self.scenario.check_timeout)
+        if answer.status in (126, 127):  # the shell's own: a command cannot be run or found
+            raise TestFailedError(
+                f"the check cannot be run in the guest: {answer.output.strip()[-500:]}",
+                hint="the guest has busybox's commands only",
+            )
         if (answer.status == 0) != expect:
             what = f"fails, and had to pass (status {answer.status})"
             if not expect:

@@ -64,6 +64,7 @@ def build(
     patch = load_patches(patches)
     chosen = naming.check_name(name or naming.default_name(patch.name))
     files = find(kernel, local=local, suites=suites, monitor=recorder)
+    _check_supported(files)
     toolchain = find_compiler(files.compiler_text, recorder)
     folder = _kbuild_path(workdir or _default_workdir(chosen, files))
     job = Job(
@@ -109,7 +110,7 @@ def _differing(job: Job, pairs: Sequence[UnitPair]) -> list[Unit]:
     with stage(job.monitor, "diff", f"Comparing {_count(len(pairs), 'object pair')}") as report:
         for pair in pairs:
             orig, patched = read_elf(pair.orig), read_elf(pair.patched)
-            _check_objtool(job, orig)
+            _check_objtool(job, pair.source, orig)
             delta = diff(orig, patched)
             if not delta.is_empty:
                 found.append(Unit(pair, orig, delta))
@@ -134,18 +135,30 @@ def _differing(job: Job, pairs: Sequence[UnitPair]) -> list[Unit]:
     return found
 
 
-def _check_objtool(job: Job, orig: ElfFile) -> None:
+def _check_supported(files: KernelFiles) -> None:
     """Refuses kernels whose objtool runs only when vmlinux is linked (IBT, LTO).
 
     Their units carry no unwind data and no return sites yet, so a patch made of them would lack
-    both. The sign is in the object: the kernel unwinds by ORC, and the object has code but no ORC.
+    both.
     """
+    config = parse_config(read_text(files.config))
+    for option in ("X86_KERNEL_IBT", "LTO"):
+        if config.enabled(option):
+            raise RefusedError(
+                f"the kernel {files.release} is not supported yet: with CONFIG_{option} its "
+                "objtool runs when the whole kernel is linked, not on single units",
+                hint="Debian's 6.1 kernels are supported",
+            )
+
+
+def _check_objtool(job: Job, unit: str, orig: ElfFile) -> None:
+    """The same by what it leads to: the kernel unwinds by ORC, and code comes without ORC data."""
     config = parse_config(read_text(job.kernel.files.config))
     has_code = any(s.is_exec and s.size for s in orig.sections)
     if config.enabled("UNWINDER_ORC") and has_code and ".orc_unwind_ip" not in orig.section_by_name:
         raise RefusedError(
-            f"the kernel {job.kernel.files.release} is not supported yet: its objtool runs when "
-            "the whole kernel is linked (CONFIG_X86_KERNEL_IBT or LTO), not on single units",
+            f"{unit} was built without ORC unwind data, which {job.kernel.files.release} needs: "
+            "objtool did not run on it",
             hint="Debian's 6.1 kernels are supported",
         )
 

@@ -22,6 +22,7 @@ from ..engine.status import PatchedFunction
 from ..engine.status import livepatches as present_patches
 from ..engine.status import status as machine_status
 from ..engine.transition import OnTimeout, Policy
+from ..lab.report import verdict_of
 
 DEFAULT_WAIT = 60.0
 
@@ -58,6 +59,8 @@ def apply(
     monitor = monitor or NullMonitor()
     content = archive.read(bundle)
     manifest = content.manifest
+    if content.test_log is not None and verdict_of(content.test_log) != "passed":
+        monitor.emit(Warned(f"{bundle} did not pass its last test in QEMU (`inspect` shows it)"))
     policy = policy_of(wait, signal_after, on_timeout, force)
     with stage(monitor, "apply", f"Applying {manifest.name}") as shown:
         applied = livepatch.apply(
