@@ -146,5 +146,69 @@ def test_kill_group_of_a_finished_program_is_harmless() -> None:
     assert process.returncode == 0
 
 
+def test_a_program_that_is_killed_may_put_its_things_in_order(tmp_path: Path) -> None:
+    left = tmp_path / "temporary"
+    script = f"trap 'rm {left}; exit 1' TERM; touch {left}; while :; do sleep 0.01; done"
+    process = proc.spawn(["sh", "-c", script])
+    while not left.exists():
+        time.sleep(0.01)
+    proc.kill_group(process)
+    assert not left.exists()
+
+
+def test_a_program_that_does_not_listen_is_killed_all_the_same(tmp_path: Path) -> None:
+    ready = tmp_path / "ready"
+    process = proc.spawn(["sh", "-c", f"trap '' TERM; touch {ready}; while :; do sleep 9; done"])
+    while not ready.exists():
+        time.sleep(0.01)
+    proc.end_all()
+    assert process.returncode == -signal.SIGKILL
+
+
+SIGNAL_IN_POPEN = """
+import os, signal, subprocess, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from rebootless.base import proc
+whole = subprocess.Popen.__init__
+def started(self, *arguments, **options):
+    whole(self, *arguments, **options)
+    os.kill(os.getpid(), signal.SIGINT)
+    print("begun", self.pid, flush=True)
+subprocess.Popen.__init__ = started
+try:
+    proc.spawn(["sleep", "60"])
+except KeyboardInterrupt:
+    proc.end_all()
+    print("interrupted", signal.getsignal(signal.SIGINT) is signal.default_int_handler)
+"""
+
+
+def test_a_signal_while_a_program_starts_waits_for_it() -> None:
+    child = subprocess.run(
+        [sys.executable, "-c", SIGNAL_IN_POPEN],
+        env={**os.environ, "PYTHONPATH": str(Path(proc.__file__).parents[2])},
+        capture_output=True, text=True, check=False, timeout=20,
+    )  # fmt: skip
+    begun, interrupted = child.stdout.splitlines()
+    assert interrupted == "interrupted True"
+    assert gone(int(begun.split()[1]))
+
+
+@pytest.mark.parametrize(
+    ("line", "is_full"),
+    [
+        ("tar: a: Cannot write: No space left on device", True),
+        ("cc1: error: error writing to -: File too large", True),
+        ("make[1]: *** [a:1: b] File size limit exceeded (core dumped)", True),
+        ('a.c:1:1: error: puts("No space left on device")', False),
+    ],
+)
+def test_a_full_disk_is_told_from_code_that_speaks_of_one(line: str, is_full: bool) -> None:
+    found = proc.out_of_space(f"before\n{line}\nafter")
+    assert (found is not None) == is_full
+    if found is not None:
+        assert line in found.message and found.hint
+
+
 def test_command_line_quotes() -> None:
     assert proc.command_line(["cc", "-DX=a b"], Path("/a dir")) == ("(cd '/a dir' && cc '-DX=a b')")

@@ -146,6 +146,52 @@ def test_a_stalled_undo_leaves_the_patch_applied():
     assert status.livepatches(machine)[0].state == "applied"
 
 
+def interrupted(machine):
+    """Ctrl-C in the first pause of what follows."""
+
+    def sleep(seconds):
+        del machine.sleep
+        raise KeyboardInterrupt
+
+    machine.sleep = sleep
+    return pytest.raises(KeyboardInterrupt)
+
+
+def test_an_interrupted_apply_is_taken_back():
+    machine = FakeMachine.plain()
+    with interrupted(machine):
+        livepatch.apply(machine, module_blob("fix"), policy=Policy(take_back=True))
+    assert machine.written == [(f"{ROOT}/fix/enabled", "0")]
+    assert not machine.exists(f"{ROOT}/fix")
+    assert not machine.exists("/sys/module/fix")
+
+
+def test_an_interrupted_undo_is_taken_back():
+    machine = FakeMachine.plain()
+    livepatch.apply(machine, module_blob("fix"))
+    with interrupted(machine):
+        livepatch.undo(machine, "fix", policy=Policy(take_back=True))
+    (patch,) = status.livepatches(machine)
+    assert patch.state == "applied"
+
+
+def test_what_cannot_be_taken_back_after_an_interrupt_is_said():
+    machine = FakeMachine.plain()
+    machine.moves_after = None
+    machine.write = lambda path, text: None  # the kernel goes on trying
+    sleep = machine.sleep
+
+    def once(seconds):
+        machine.sleep = sleep
+        raise KeyboardInterrupt
+
+    machine.sleep = once
+    with pytest.raises(StalledError, match="was interrupted, and taking it back has not finished"):
+        livepatch.apply(
+            machine, module_blob("fix"), policy=Policy(take_back=True, reverse_wait=3)
+        )
+
+
 def test_old_kernels_get_their_signal_switch_used():
     machine = FakeMachine.plain()
     machine.moves_after = 20
