@@ -292,6 +292,38 @@ def test_notrace_function_is_refused(pair: Pair) -> None:
     assert [(f.code, f.symbol) for f in delta.refused] == [("no-fentry", "early")]
 
 
+QUIET = """
+static noinline notrace int quiet(int x) { return helper(x) + 1; }
+int f(int x) { return quiet(x) * 2; }
+int g(int x) { return x ? quiet(x) : other(x); }
+int h(int x) { return helper(x); }
+"""
+
+
+def test_static_function_without_fentry_goes_along_with_its_callers(pair: Pair) -> None:
+    """The kernel's `inline` is notrace: left out of line, such a function has no fentry."""
+    delta = pair(QUIET, QUIET.replace("+ 1", "+ 7"))
+    assert not delta.refused and changed(delta) == {"f", "g"}
+    assert [c.name for c in delta.carried] == ["quiet"]
+    assert "quiet" in inner_refs(delta, piece(delta, "f"))
+    assert "quiet" in inner_refs(delta, piece(delta, "g"))
+    assert "calls 'quiet'" in delta.changed[0].reason
+
+
+def test_callers_without_fentry_are_climbed(pair: Pair) -> None:
+    before = QUIET.replace("int f(int x)", "static noinline notrace int f(int x)")
+    before += "int top(int x) { return f(x) - 1; }"
+    delta = pair(before, before.replace("+ 1", "+ 7"))
+    assert not delta.refused and changed(delta) == {"top", "g"}
+    assert {c.name for c in delta.carried} == {"quiet", "f"}
+
+
+def test_function_without_fentry_whose_address_is_taken_is_refused(pair: Pair) -> None:
+    before = QUIET + "void registers(void) { sink(quiet); }"
+    delta = pair(before, before.replace("+ 1", "+ 7"))
+    assert [(f.code, f.symbol) for f in delta.refused] == [("no-fentry", "quiet")]
+
+
 def test_special_statics_come_anew(pair: Pair) -> None:
     before = """
     int f(int x)

@@ -124,7 +124,11 @@ class TableEntries:
 
 @dataclass(frozen=True)
 class Delta:
-    """Everything that differs between two objects of one translation unit, and what to do."""
+    """Everything that differs between two objects of one translation unit, and what to do.
+
+    `changed` functions are redirected; `carried` ones cannot be, and are reached through their
+    callers, which are among the changed.
+    """
 
     changed: tuple[FunctionChange, ...]
     new: tuple[FunctionChange, ...]
@@ -134,6 +138,7 @@ class Delta:
     refused: tuple[Finding, ...]
     warnings: tuple[Finding, ...]
     pieces: tuple[Piece, ...]
+    carried: tuple[FunctionChange, ...] = ()
 
     @property
     def is_empty(self) -> bool:
@@ -145,6 +150,7 @@ class Delta:
         return {
             "schema": SCHEMA,
             "changed": [_function_json(f) for f in self.changed],
+            "carried": [_function_json(f) for f in self.carried],
             "new": [_function_json(f) for f in self.new],
             "removed": list(self.removed),
             "new_data": list(self.new_data),

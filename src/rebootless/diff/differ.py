@@ -5,6 +5,7 @@ from __future__ import annotations
 from ..elf.constants import Binding
 from ..elf.model import ElfFile
 from .atoms import NO_ATOM, Atom, Kind, Unit
+from .carry import carry
 from .compare import Comparison, compare
 from .correlate import Correlation, correlate
 from .delta import Delta, Finding, FunctionChange
@@ -12,7 +13,7 @@ from .include import Inclusion, include
 from .names import cold_parent, fold, is_export_section, is_init_text
 from .normalize import normalize
 from .registrations import registration_findings
-from .verdict import copied_constants, data_findings, function_findings
+from .verdict import copied_constants, data_findings, function_findings, traced_functions
 
 
 def diff(orig: ElfFile, patched: ElfFile) -> Delta:
@@ -27,7 +28,9 @@ def diff(orig: ElfFile, patched: ElfFile) -> Delta:
     comparison = compare(old, new, correlation)
     copied = copied_constants(old, new, correlation, comparison)
     changed = _changed_functions(old, new, correlation, comparison, copied)
-    refused, warnings, unpatchable = function_findings(old, changed)
+    traced = traced_functions(old)
+    changed, carried = carry(old, new, correlation, changed, traced)
+    refused, warnings, unpatchable = function_findings(old, changed, traced, carried)
     data = data_findings(old, new, correlation, comparison, frozenset(copied))
     to_patch = {i: reason for i, reason in changed.items() if i not in unpatchable}
     for finding in data:  # beside code that can be patched, what was used up at boot is only told
@@ -43,8 +46,10 @@ def diff(orig: ElfFile, patched: ElfFile) -> Delta:
     inclusion = include(old, new, correlation, roots, copies)
     refused += inclusion.findings
     warnings += _removed_warnings(old, correlation)
+    entered = {i: reason for i, reason in to_patch.items() if i not in carried}
+    along = {i: reason for i, reason in to_patch.items() if i in carried}
     return Delta(
-        changed=_changes(old, new, correlation, inclusion, to_patch),
+        changed=_changes(old, new, correlation, inclusion, entered),
         new=_new_functions(new, inclusion, correlation),
         removed=_removed(old, correlation),
         new_data=inclusion.new_data,
@@ -52,6 +57,7 @@ def diff(orig: ElfFile, patched: ElfFile) -> Delta:
         refused=tuple(refused),
         warnings=tuple(warnings),
         pieces=inclusion.pieces,
+        carried=_changes(old, new, correlation, inclusion, along),
     )
 
 

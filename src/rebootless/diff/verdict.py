@@ -160,13 +160,13 @@ def _removed_statics(orig: Unit, correlation: Correlation) -> list[Finding]:
 
 
 def function_findings(
-    orig: Unit, changed: dict[int, str]
+    orig: Unit, changed: dict[int, str], traced: set[int] | None, carried: frozenset[int]
 ) -> tuple[list[Finding], list[Finding], set[int]]:
     """Judges changed functions: (refusals, warnings, original atoms that cannot be patched).
 
+    `traced` have a fentry (None: not known), `carried` are reached through patched callers alone.
     When something else can be patched, __init code that changed is a warning: it has run already.
     """
-    traced = traced_functions(orig)
     init, refused, warnings = [], [], []
     unpatchable: set[int] = set()
     for index in sorted(changed):
@@ -183,7 +183,12 @@ def function_findings(
                     "it has no effect",
                 )
             )
-        elif traced is not None and index not in traced and cold_parent(atom.name) is None:
+        elif (
+            traced is not None
+            and index not in traced
+            and index not in carried
+            and cold_parent(atom.name) is None
+        ):
             refused.append(
                 Finding(
                     "no-fentry",
