@@ -78,6 +78,11 @@ def test_string_change_and_shifted_pool(pair: Pair) -> None:
     assert strings(delta) == {b"a longer first\0"}
 
 
+def test_reason_stays_on_one_line(pair: Pair) -> None:
+    delta = pair('void f(void) { printk("a"); }', 'void f(void) { printk("b\\n\\t\\001"); }')
+    assert delta.changed[0].reason.endswith(r'the string "b\n\t\x01"')
+
+
 def test_new_static_function_and_its_string(pair: Pair) -> None:
     delta = pair(
         "int f(int x) { return x; }",

@@ -161,7 +161,7 @@ def target_name(unit: Unit, atoms: I64, symbols: I64, position: int) -> str:
         return unit.elf.symbols.names[int(symbols[position])]
     atom = unit.atoms[index]
     if atom.kind is Kind.STRING:
-        text = unit.data(atom).rstrip(b"\0").decode(errors="replace")
+        text = unit.data(atom).rstrip(b"\0").decode("latin-1").encode("unicode_escape").decode()
         return f'the string "{text[:40]}"'
     return atom.name or atom.kind.value
 

@@ -43,6 +43,6 @@ def render(page: Page, facts: Facts) -> None:
     for title in ("refused", "warnings"):
         for finding in facts[title]:
             word = "warning" if title == "warnings" else title
-            page.line(f"{word}: {finding['symbol']}: {finding['message']}")
+            page.line(": ".join(t for t in (word, finding["symbol"], finding["message"]) if t))
     if not functions and not facts["refused"]:
         page.line("no change")
