@@ -21,7 +21,7 @@ from ..base.errors import (
 from ..base.events import Monitor, NullMonitor
 from ..base.fs import read_bytes
 from . import modinfo, transition
-from .machine import Machine, ModuleSource, build_id, release
+from .machine import Machine, ModuleSource, build_id, module_build_id, release
 from .modinfo import ModInfo
 from .status import ROOT, LivePatch, PatchedFunction, livepatches
 from .transition import Policy, Transition
@@ -35,11 +35,13 @@ class Wanted:
     """What a live patch was made for; empty fields are not checked.
 
     `functions` are those it changes; with `replace` it takes the place of all other patches.
+    `modules` are (name, build-id) of the modules that it changes.
     """
 
     build_id: str = ""
     functions: tuple[PatchedFunction, ...] = ()
     replace: bool = False
+    modules: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,8 @@ def preflight(
     if not info.is_livepatch:
         raise PatchInputError(f"{label} is a kernel module, but not a live patch")
     check_kernel(info, wanted, running=release(machine), running_id=build_id(machine))
+    for name, wanted_id in wanted.modules:
+        check_module(info.name, name, wanted_id, loaded_id=module_build_id(machine, name))
     if not machine.exists(ROOT):
         raise KernelRefusedError(
             f"the kernel of {machine.name} has no live patching ({ROOT} does not exist)",
@@ -150,6 +154,19 @@ def check_kernel(info: ModInfo, wanted: Wanted, *, running: str, running_id: str
             f"{info.name} was built for the {running} kernel with build-id {wanted.build_id}; the "
             f"running one has {running_id or 'none'}",
             hint="the release is the same but the kernel is another build: build for that one",
+        )
+
+
+def check_module(patch: str, module: str, wanted_id: str, *, loaded_id: str) -> None:
+    """Compares the build-id of a loaded module (one that is not loaded has none); pure.
+
+    A module of the same name may come from elsewhere (DKMS). Raises WrongKernelError.
+    """
+    if wanted_id and loaded_id and wanted_id.lower() != loaded_id.lower():
+        raise WrongKernelError(
+            f"{patch} was built for the module {module} with build-id {wanted_id}; the loaded one "
+            f"has {loaded_id}",
+            hint=f"the loaded {module} is not the one that the kernel's package ships",
         )
 
 

@@ -95,6 +95,12 @@ def build_id(machine: Machine) -> str:
     return parse_build_id(machine.read_bytes("/sys/kernel/notes") or b"")
 
 
+def module_build_id(machine: Machine, name: str) -> str:
+    """The build-id of a loaded module in hex, or '' when it is not loaded or has none."""
+    notes = machine.read_bytes(f"/sys/module/{name}/notes/.note.gnu.build-id")
+    return parse_build_id(notes or b"")
+
+
 def parse_build_id(notes: bytes) -> str:
     """The GNU build-id (note type 3) among ELF notes, in hex, or ''."""
     position = 0

@@ -33,6 +33,7 @@ def wanted_of(manifest: Manifest) -> Wanted:
         manifest.kernel.build_id,
         tuple(PatchedFunction(o, f.name, f.sympos) for o, f in manifest.functions),
         manifest.replace,
+        tuple((o.name, o.build_id) for o in manifest.objects if o.build_id),
     )
 
 

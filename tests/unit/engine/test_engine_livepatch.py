@@ -50,12 +50,20 @@ def test_apply_reads_a_file(tmp_path: Path):
             "6.1.0-99-amd64",
         ),
         (module_blob("fix"), Wanted(build_id="00ff"), WrongKernelError, BUILD_ID),
+        (
+            module_blob("fix"),
+            Wanted(modules=(("absent", "00ff"), ("ext4", "00ff"))),
+            WrongKernelError,
+            "module ext4 with build-id 00ff; the loaded one has abcd",
+        ),
         (module_blob("fix", livepatch=False), Wanted(), PatchInputError, "not a live patch"),
         (b"no module", Wanted(), ElfError, "not a 64-bit"),
     ],
 )
 def test_apply_refuses_before_it_loads(blob, wanted, error, says):
     machine = FakeMachine.plain()
+    note = b"\4\0\0\0\2\0\0\0\3\0\0\0GNU\0\xab\xcd\0\0"
+    machine.files["/sys/module/ext4/notes/.note.gnu.build-id"] = note
     with pytest.raises(error, match=says):
         livepatch.apply(machine, blob, wanted=wanted)
     assert machine.loaded == []
