@@ -42,7 +42,7 @@ def command(
         ctx.obj = Asked(out, tuple(suites), refresh)
         return
     found = pipeline.kernels(suites=suites, refresh=refresh, monitor=out.monitor)
-    shown = [kernel for kernel in found if kernel.buildable or kernel.states or everything]
+    shown = [k for k in found if everything or k.buildable or k.states - {"archive"}]
     out.show({"kernels": shown}, render)
 
 
