@@ -102,9 +102,7 @@ def apply(
         raise
     except KeyboardInterrupt:
         if policy.take_back:
-            transition.take_back(
-                machine, info.name, applying=True, policy=policy, monitor=monitor
-            )
+            transition.take_back(machine, info.name, applying=True, policy=policy, monitor=monitor)
             _remove_if_off(machine, info.name)
         raise
     after = livepatches(machine)

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
+from ..elf import notes
+
 ModuleSource = Path | bytes
 
 
@@ -92,24 +94,10 @@ def release(machine: Machine) -> str:
 
 def build_id(machine: Machine) -> str:
     """The build-id of the running kernel in hex, or '' when the kernel does not tell it."""
-    return parse_build_id(machine.read_bytes("/sys/kernel/notes") or b"")
+    return notes.build_id(machine.read_bytes("/sys/kernel/notes") or b"")
 
 
 def module_build_id(machine: Machine, name: str) -> str:
     """The build-id of a loaded module in hex, or '' when it is not loaded or has none."""
-    notes = machine.read_bytes(f"/sys/module/{name}/notes/.note.gnu.build-id")
-    return parse_build_id(notes or b"")
-
-
-def parse_build_id(notes: bytes) -> str:
-    """The GNU build-id (note type 3) among ELF notes, in hex, or ''."""
-    position = 0
-    while position + 12 <= len(notes):
-        name_size, size, kind = (
-            int.from_bytes(notes[position + i : position + i + 4], "little") for i in (0, 4, 8)
-        )
-        start = position + 12 + (name_size + 3) // 4 * 4
-        if notes[position + 12 : position + 12 + name_size] == b"GNU\0" and kind == 3:
-            return notes[start : start + size].hex()
-        position = start + (size + 3) // 4 * 4
-    return ""
+    blob = machine.read_bytes(f"/sys/module/{name}/notes/.note.gnu.build-id")
+    return notes.build_id(blob or b"")

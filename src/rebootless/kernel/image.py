@@ -11,7 +11,6 @@ from __future__ import annotations
 import bisect
 import bz2
 import lzma
-import struct
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,13 +22,12 @@ import zstandard
 
 from ..base.errors import ElfError
 from ..base.fs import read_bytes
-from ..elf import reader
+from ..elf import notes, reader
 from ..elf.constants import MAGIC, SectionType
 from ..elf.model import ElfFile, Section
 from .release import find_banner
 
 SECTOR = 512
-NT_GNU_BUILD_ID = 3
 LZ4_BLOCK = 8 << 20
 
 
@@ -188,19 +186,7 @@ def build_id(elf: ElfFile) -> str:
     for section in elf.sections:
         if section.type != SectionType.NOTE and not section.name.startswith(".note"):
             continue
-        found = parse_notes(bytes(section.data))
+        found = notes.build_id(bytes(section.data))
         if found:
             return found
-    return ""
-
-
-def parse_notes(data: bytes) -> str:
-    """The GNU build-id in note data (an ELF note section or /sys/kernel/notes), or ""."""
-    at = 0
-    while at + 12 <= len(data):
-        name_size, size, kind = struct.unpack_from("<III", data, at)
-        content = at + 12 + (name_size + 3) // 4 * 4
-        if kind == NT_GNU_BUILD_ID and data[at + 12 : at + 12 + name_size] == b"GNU\0":
-            return data[content : content + size].hex()
-        at = content + (size + 3) // 4 * 4
     return ""

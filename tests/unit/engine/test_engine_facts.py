@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rebootless.base.errors import ElfError, ResourceError
+from rebootless.elf import notes
 from rebootless.engine import modinfo, taint, text
 from rebootless.engine.local import LocalMachine
-from rebootless.engine.machine import Machine, build_id, parse_build_id, release
+from rebootless.engine.machine import Machine, build_id, release
 from rebootless.engine.status import PatchedFunction
 
 
@@ -24,14 +25,14 @@ def note(name: bytes, kind: int, content: bytes) -> bytes:
 
 
 def test_the_build_id_is_found_behind_other_notes():
-    notes = note(b"Xen\0", 6, b"linux") + note(b"Linux\0", 3, b"x") + note(b"GNU\0", 3, b"\xab\xcd")
-    assert parse_build_id(notes) == "abcd"
-    assert parse_build_id(b"") == ""
+    blob = note(b"Xen\0", 6, b"linux") + note(b"Linux\0", 3, b"x") + note(b"GNU\0", 3, b"\xab\xcd")
+    assert notes.build_id(blob) == "abcd"
+    assert notes.build_id(b"") == ""
 
 
 @given(st.binary(max_size=200))
 def test_broken_notes_and_modules_never_crash(blob: bytes):
-    parse_build_id(blob)
+    notes.build_id(blob)
     with pytest.raises(ElfError):
         modinfo.parse(b"\x7fELF\x02\x01" + blob, name="noise")
 

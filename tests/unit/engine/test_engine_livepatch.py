@@ -195,9 +195,7 @@ def test_what_cannot_be_taken_back_after_an_interrupt_is_said():
 
     machine.sleep = once
     with pytest.raises(StalledError, match="was interrupted, and taking it back has not finished"):
-        livepatch.apply(
-            machine, module_blob("fix"), policy=Policy(take_back=True, reverse_wait=3)
-        )
+        livepatch.apply(machine, module_blob("fix"), policy=Policy(take_back=True, reverse_wait=3))
 
 
 def test_old_kernels_get_their_signal_switch_used():
