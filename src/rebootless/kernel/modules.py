@@ -41,8 +41,10 @@ class ModuleImage:
         symbols = self.elf.symbols
         found: dict[str, list[int]] = {}
         for index, name in enumerate(symbols.names):
-            if name and symbols.shndx[index] != SHN_UNDEF and (
-                symbols.type[index] not in (SymbolType.SECTION, SymbolType.FILE)
+            if (
+                name
+                and symbols.shndx[index] != SHN_UNDEF
+                and (symbols.type[index] not in (SymbolType.SECTION, SymbolType.FILE))
             ):
                 found.setdefault(name, []).append(index)
         return {name: tuple(indices) for name, indices in found.items()}
@@ -54,9 +56,10 @@ class ModuleImage:
     def sympos(self, name: str, symbol_index: int) -> int:
         """Livepatch's position of a symbol: 0 when its name is unique, else counted from 1.
 
-        While a module is being loaded the kernel counts all its symbols, later only those outside
-        of the init sections; RefusedError when the two counts give different positions, and
-        NotFoundError when the symbol has another name.
+        While a module is being loaded the kernel counts all its symbols, later only those in the
+        sections that stay (linux, is_core_symbol() in kernel/module/kallsyms.c); RefusedError
+        when the two counts give different positions, and NotFoundError when the symbol has
+        another name.
         """
         everyone = self.namesakes(name)
         if symbol_index not in everyone:
@@ -64,7 +67,7 @@ class ModuleImage:
         if len(everyone) == 1:
             return 0
         position = everyone.index(symbol_index) + 1
-        lasting = [i for i in everyone if not self._is_init(i)]
+        lasting = [i for i in everyone if self._lasts(i)]
         if symbol_index in lasting and lasting.index(symbol_index) + 1 != position:
             raise RefusedError(
                 f"{self.name}: '{name}' is also the name of an init-time symbol before it, so "
@@ -72,9 +75,12 @@ class ModuleImage:
             )
         return position
 
-    def _is_init(self, index: int) -> bool:
+    def _lasts(self, index: int) -> bool:
         shndx = int(self.elf.symbols.shndx[index])
-        return shndx < RESERVED_BASE and self.elf.sections[shndx].name.startswith(".init")
+        if shndx >= RESERVED_BASE:
+            return False
+        section = self.elf.sections[shndx]
+        return section.is_alloc and not section.name.startswith(".init")
 
 
 def load_module(path: Path) -> ModuleImage:

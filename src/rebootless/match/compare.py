@@ -15,10 +15,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from ..elf.constants import Reloc
 from ..elf.model import ElfFile
 from .blocks import NO_KEY, Block, Fields
 from .relaxed import CALL, NOP5, Alignment, Misaligned, align, rewritten_label
-from .shipped import Shipped
+from .shipped import Shipped, folded
 
 Bool = npt.NDArray[np.bool_]
 U64 = npt.NDArray[np.uint64]
@@ -114,7 +115,7 @@ def _conclude(
     if isinstance(learned, int):
         return _difference(block, found, learned, "two references to one symbol disagree")
     learned.setdefault(block.section.index, place - block.start)
-    bad = _jump_labels(block, shipped, place, aligned.sites, learned)
+    bad = _jump_labels(elf, block, shipped, place, aligned, learned)
     if bad is not None:
         return _difference(block, found, *bad)
     return Fit(place, learned, aligned.explained)
@@ -164,28 +165,58 @@ def _learn(block: Block, fields: Fields, used: Bool, values: U64) -> dict[int, i
 
 
 def _jump_labels(
-    block: Block, shipped: Shipped, place: int, offsets: tuple[int, ...], learned: dict[int, int]
+    elf: ElfFile,
+    block: Block,
+    shipped: Shipped,
+    place: int,
+    aligned: Alignment,
+    learned: dict[int, int],
 ) -> tuple[int, str] | None:
     """Compares the table entries of the jump labels, and learns where their keys are.
 
     Returns the offset and reason of the first that is another one.
     """
-    if offsets == block.jump_labels and len(shipped.jump_labels(place, block.size)) > len(offsets):
-        strays = set(shipped.jump_labels(place, block.size)) - set(offsets)
+    strays = set(shipped.jump_labels(place, aligned.size)) - set(aligned.sites)
+    if strays:
         return min(strays), "a jump label that the object does not have"
-    for site, offset in zip(block.sites, offsets, strict=True):
+    for site, offset in zip(block.sites, aligned.sites, strict=True):
         at = site.offset - block.start
         entry = shipped.jump_entry(place + offset)
         if entry is None:
             return at, "is a jump label, and the shipped code is none"
         target, key = entry
-        same_section = site.target_section == block.section.index
-        if same_section and offset == at and target != place - block.start + site.target:
+        if _jump_target(shipped, place, offset) not in (None, target):
+            return at, "a jump label that leads elsewhere than its table entry says"
+        if site.target_section == block.section.index:
+            same = aligned.leads_to(site.target - block.start, target - place)
+        else:
+            same = _may_be_in(elf, site.target_section, shipped, target)
+        if not same:
             return at, "a jump label with another target"
         wanted = (key - site.key_offset) % (1 << 64)
         if site.key != NO_KEY and learned.setdefault(site.key, wanted) != wanted:
             return at, "a jump label with another key"
     return None
+
+
+def _jump_target(shipped: Shipped, place: int, offset: int) -> int | None:
+    """Where the `jmp` at `offset` leads to; None if a nop is shipped there."""
+    code = bytes(shipped.available(place + offset, 5))
+    if code[:1] == b"\xeb":
+        return place + offset + 2 + int.from_bytes(code[1:2], "little", signed=True)
+    if code[:1] != b"\xe9":
+        return None
+    values, _ = shipped.targets(place, np.array([offset + 1]), np.array([Reloc.PC32], np.uint32))
+    return (int(values[0]) + 4) % (1 << 64)
+
+
+def _may_be_in(elf: ElfFile, section: int, shipped: Shipped, place: int) -> bool:
+    """Whether what is shipped at `place` is named as a function of a section of the object is."""
+    ours = {folded(elf.symbols.names[i]) for i in elf.symbols_in_section.get(section, ())}
+    there = shipped.name_at(place)
+    if there is None:
+        return False
+    return bool(ours & {folded(n) for n in shipped.names_at(place - there.offset)})
 
 
 def _pool_mismatch(

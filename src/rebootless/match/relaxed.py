@@ -15,7 +15,7 @@ jump-label site: those nops are code.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -42,7 +42,8 @@ class Alignment:
     `offset` is where each field of the block is in the shipped code, `used` which of them mean
     something there, `size` how long the shipped code is. `short` maps a field to the target of the
     short jump that is shipped in its place (relative to the function). `sites` is where each jump
-    label of the block is.
+    label of the block is. `where` tells the place of each instruction of the block, unless it is
+    empty: then the layout is the same. `padding` are the nops that only the shipped code has.
     """
 
     offset: I64
@@ -51,6 +52,14 @@ class Alignment:
     short: dict[int, int]
     sites: tuple[int, ...]
     explained: tuple[str, ...]
+    where: dict[int, int] = field(default_factory=dict)
+    padding: dict[int, int] = field(default_factory=dict)
+
+    def leads_to(self, ours: int, theirs: int) -> bool:
+        """Whether offset `ours` in the block is offset `theirs` in the shipped code."""
+        while theirs in self.padding:
+            theirs = self.padding[theirs]
+        return theirs == (self.where.get(ours) if self.where else ours)
 
 
 @dataclass(frozen=True)
@@ -224,13 +233,16 @@ def _same_branch(mine: _Side, other: _Side, inside: list[int], state: _State) ->
 
 def _branches_agree(block: Block, state: _State, end: int) -> Alignment | Misaligned:
     """Checks that branches without a relocation lead to the same instruction on both sides."""
+    sites = tuple(state.where.get(at, -1) for at in block.jump_labels)
+    where = {**state.where, block.size: end}
+    for start in sorted(state.skipped, reverse=True):  # a nop stands for what comes behind it
+        where[start] = where[state.skipped[start]]
+    aligned = Alignment(
+        state.offset, state.used, end, state.short, sites, (), where, state.skipped_theirs
+    )
     for start, other, target, their_target in state.branches:
         if 0 <= target < block.size:
-            while target in state.skipped:
-                target = state.skipped[target]
-            while their_target in state.skipped_theirs:
-                their_target = state.skipped_theirs[their_target]
-            if target < block.size and state.where.get(target) != their_target:
+            if not aligned.leads_to(target, their_target):
                 return Misaligned(start, other, "a branch leads elsewhere")
         elif target != their_target:
             # to another function of the same section, which must be laid out the same
@@ -242,8 +254,7 @@ def _branches_agree(block: Block, state: _State, end: int) -> Alignment | Misali
         (len(state.skipped) + len(state.skipped_theirs), "alignment nops"),
     )
     explained = tuple(f"{n} {what}" if what[-1] == "s" else what for n, what in notes if n)
-    sites = tuple(state.where.get(at, -1) for at in block.jump_labels)
-    return Alignment(state.offset, state.used, end, state.short, sites, explained)
+    return replace(aligned, explained=explained)
 
 
 def _signed(value: int) -> int:

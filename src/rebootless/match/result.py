@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
@@ -72,12 +73,16 @@ class Proven:
 
 @dataclass(frozen=True)
 class UnitMatch:
-    """The outcome for one object against one shipped kernel or module."""
+    """The outcome for one object against one shipped kernel or module.
+
+    `uses` tells the data sections that a matched function (by symbol index) refers to.
+    """
 
     owner: str
     functions: tuple[FunctionMatch, ...]
     data: tuple[DataMatch, ...]
     proven: dict[int, Proven] = field(repr=False)
+    uses: dict[int, frozenset[int]] = field(repr=False, default_factory=dict)
 
     @cached_property
     def by_name(self) -> dict[str, FunctionMatch]:
@@ -90,16 +95,31 @@ class UnitMatch:
         bad = (Status.MISMATCHED, Status.AMBIGUOUS)
         return tuple(f for f in self.functions if f.status in bad)
 
-    def require(self, names: frozenset[str] | set[str]) -> None:
-        """Raises MismatchError naming the first of `names` that is not matched, and why."""
-        for name in sorted(names):
-            found = self.by_name.get(name)
-            if found is None or found.status is not Status.MATCHED:
-                why = describe(found) if found else "no function of that name was built"
-                raise MismatchError(
-                    f"the build of '{name}' is not what {self.owner} ships: {why}",
-                    hint="compile with the very compiler and configuration of the kernel",
-                )
+    def require(self, names: Set[str], called: Set[int] = frozenset()) -> None:
+        """Raises MismatchError naming the first of `names` that is not matched, and why.
+
+        The cold parts of the functions must match as well, and the data they refer to must not
+        differ. Nor may a function differ that the patch calls (`called`: symbol indices): how
+        gcc calls a static function follows from its body.
+        """
+        for name in sorted(names - self.by_name.keys()):
+            self._refuse(name, "no function of that name was built")
+        for function in sorted(self.functions, key=lambda f: f.name):
+            if function.name in names or function.name.partition(".cold")[0] in names:
+                if function.status is not Status.MATCHED:
+                    self._refuse(function.name, describe(function))
+                for data in self.data:
+                    used = data.section in self.uses.get(function.symbol, ())
+                    if used and data.status is Status.MISMATCHED:
+                        self._refuse(function.name, f"it refers to '{data.name}': {data.reason}")
+            elif function.symbol in called and function.status is Status.MISMATCHED:
+                self._refuse(function.name, f"the patch calls it: {describe(function)}")
+
+    def _refuse(self, name: str, why: str) -> None:
+        raise MismatchError(
+            f"the build of '{name}' is not what {self.owner} ships: {why}",
+            hint="compile with the very compiler and configuration of the kernel",
+        )
 
 
 def describe(function: FunctionMatch) -> str:

@@ -18,12 +18,13 @@ What remains with several possible places is decided by order, in two levels:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..elf.constants import RESERVED_BASE, SHN_UNDEF, Binding, SymbolType
 from ..elf.model import ElfFile
 from .blocks import SYMBOL, Block, BlockBuilder
 from .compare import Difference, Fit, compare
+from .order import Layout, family
 from .result import DataMatch, FunctionMatch, Proven, Status, UnitMatch, describe
 from .shipped import Shipped, folded
 
@@ -33,16 +34,17 @@ def match_unit(orig: ElfFile, shipped: Shipped) -> UnitMatch:
     return _Matcher(orig, shipped).run()
 
 
-PADDING = 48  # more than lies between two functions: alignment, and the call padding
-
-
 @dataclass
 class _Pending:
-    """A block whose place is not settled: the places where it fits, or the best near miss."""
+    """A block whose place is not settled: the places where it fits, or the best near miss.
+
+    `lone` says that only one place bears its name, be it this unit's or not.
+    """
 
     block: Block
     fits: list[Fit]
     miss: tuple[int, Difference] | None = None
+    lone: bool = False
 
 
 class _Matcher:
@@ -53,11 +55,11 @@ class _Matcher:
         self.shipped = shipped
         self.builder = BlockBuilder(elf)
         self.facts: dict[int, int] = {}
+        self.taken: dict[int, int] = {}  # place -> section that starts there
         self.functions: dict[int, FunctionMatch] = {}
         self.data: dict[int, DataMatch] = {}
-        self.families: dict[str, list[int]] = {}
-        self.order: dict[str, list[Block]] = {}  # functions by family, as gcc wrote them
-        self.placed: dict[tuple[int, int], int] = {}  # (section, start) of proven functions
+        self.uses: dict[int, frozenset[int]] = {}  # function symbol -> data sections
+        self.layout = Layout()
         self.fresh: list[int] = []  # sections whose place was learned, content not yet compared
         self.data_sections = {s.index: s for s in self.builder.data_sections()}
         self._named: dict[tuple[int, int], bool] = {}
@@ -65,7 +67,7 @@ class _Matcher:
     def run(self) -> UnitMatch:
         blocks = self.builder.functions()
         for block in blocks:
-            self.order.setdefault(family(block.section.name), []).append(block)
+            self.layout.add(block)
         pending = self._settle([self._pend(block) for block in blocks])
         while True:
             before = len(self.facts)
@@ -76,9 +78,10 @@ class _Matcher:
                 break
         for item in pending:
             self._give_up(item)
+        self._drop_strays()
         ordered = sorted(self.functions.values(), key=lambda f: f.symbol)
         data = tuple(self.data[k] for k in sorted(self.data))
-        return UnitMatch(self.shipped.name, tuple(ordered), data, self._prove())
+        return UnitMatch(self.shipped.name, tuple(ordered), data, self._prove(), self.uses)
 
     # --- where a block may be -------------------------------------------------------------
 
@@ -86,10 +89,11 @@ class _Matcher:
         names = [self.elf.symbols.names[i] for i in block.symbols]
         places = {p for name in names for p in self.shipped.candidates(name)}
         item = self._try(block, places)
+        loose = {p for name in names for p in self.shipped.folded_candidates(name)} - places
         if not item.fits:
-            loose = {p for name in names for p in self.shipped.folded_candidates(name)} - places
             more = self._try(block, loose)
             item = _Pending(block, more.fits, item.miss or more.miss)
+        item.lone = len(places | loose) == 1
         return item
 
     def _try(self, block: Block, places: set[int]) -> _Pending:
@@ -152,14 +156,15 @@ class _Matcher:
     # --- conclusions ----------------------------------------------------------------------
 
     def _settle(self, pending: list[_Pending]) -> list[_Pending]:
-        """Fixes every block that fits in one place only, until that changes nothing more."""
+        """Fixes every block that fits in one place only and is tied to the unit there, until that
+        changes nothing more."""
         changed = True
         while changed:
             changed = False
             rest = []
             for item in pending:
                 self._narrow(item)
-                if len(item.fits) == 1:
+                if len(item.fits) == 1 and (item.lone or self._tied(item.block, item.fits[0])):
                     self._fix(item.block, item.fits[0])
                     changed = True
                 else:
@@ -167,6 +172,21 @@ class _Matcher:
             pending = rest
             changed |= self._compare_learned()
         return pending
+
+    def _tied(self, block: Block, fit: Fit) -> bool:
+        """Whether proven code or data of the unit refers to the block, or to what it refers to.
+
+        Equal code of another unit would fit as well, where the build differs from what is shipped
+        of this one; but it cannot refer to what is private to this unit.
+        """
+        if block.section.index in self.facts:
+            return True
+        return any(k < SYMBOL and k in self.facts and self._private(k) for k in fit.learned)
+
+    def _private(self, section: int) -> bool:
+        """Whether all symbols of a section are local ones."""
+        indices = self.elf.symbols_in_section.get(section, ())
+        return all(self.elf.symbols.binding[i] == Binding.LOCAL for i in indices)
 
     def _narrow(self, item: _Pending) -> None:
         """Drops the places that contradict the facts; tries the place the facts demand."""
@@ -179,27 +199,38 @@ class _Matcher:
                 item.fits, item.miss = found.fits, found.miss or item.miss
         keep = []
         for fit in item.fits:
-            wrong = next((k for k, p in fit.learned.items() if self.facts.get(k, p) != p), None)
+            wrong = self._wrong(fit.learned)
             if wrong is None:
                 keep.append(fit)
             else:
                 item.miss = fit.place, self._clash(item.block, wrong, fit.learned[wrong])
         item.fits = keep
 
+    def _wrong(self, learned: dict[int, int]) -> int | None:
+        """The first key that the facts have elsewhere, or whose place is that of another key."""
+        taken: dict[int, int] = {}
+        for key, place in learned.items():
+            if self.facts.get(key, place) != place:
+                return key
+            if key >= SYMBOL or not self.elf.sections[key].size:
+                continue
+            if taken.setdefault(place, key) != key or self.taken.get(place, key) != key:
+                return key
+        return None
+
     def _clash(self, block: Block, key: int, place: int) -> Difference:
-        other = self.facts[key]
+        other = self.facts.get(key)
         hits = block.fields.offset[block.fields.key == key]
-        reason = (
-            f"refers to {self._key_name(key)} at {place:#x}, but the rest of the unit has it "
-            f"at {other:#x}"
-        )
+        reason = f"refers to {self._key_name(key)} at {place:#x}, but the rest of the unit has "
+        reason += "something else there" if other is None else f"it at {other:#x}"
         return Difference(int(hits[0]) if len(hits) else 0, b"", b"", reason)
 
     def _fix(self, block: Block, fit: Fit) -> None:
         self._learn(fit.learned)
-        self.families.setdefault(family(block.section.name), []).append(fit.place)
-        self.placed[block.section.index, block.start] = fit.place
+        self.layout.note(block, fit.place)
+        uses = frozenset(block.fields.key.tolist()) & self.data_sections.keys()
         for index in block.symbols:
+            self.uses[index] = uses
             self.functions[index] = FunctionMatch(
                 self.elf.symbols.names[index], index, Status.MATCHED, fit.place, block.size,
                 explained=fit.explained,
@@ -209,6 +240,8 @@ class _Matcher:
         for key, place in learned.items():
             if key not in self.facts:
                 self.facts[key] = place
+                if key < SYMBOL and self.elf.sections[key].size:
+                    self.taken[place] = key
                 if key in self.data_sections and key not in self.data:
                     self.fresh.append(key)
 
@@ -252,7 +285,8 @@ class _Matcher:
     def _data_by_name(self) -> None:
         """Places data that nothing proven refers to: by its name, and its content if it has any.
 
-        Only where one place of that name is left. Data without content and names is left out.
+        Only where one place of that name is left; equal variables of other units are none of ours.
+        Data without content and names is left out.
         """
         for index, section in self.data_sections.items():
             if index in self.data or index in self.facts:
@@ -263,7 +297,9 @@ class _Matcher:
             first = block.symbols[0]
             name = self.elf.symbols.names[first]
             start = int(self.elf.symbols.value[first])
-            places = self.shipped.candidates(name) or self.shipped.folded_candidates(name)
+            places = self.shipped.candidates(name)
+            if not places or folded(name) != name:  # gcc's numbers tell nothing, even if equal
+                places = self.shipped.folded_candidates(name)
             if not block.has_content:
                 if len(places) == 1 and self._name_ok(index, places[0] - start):
                     self._note_data(block, Status.MATCHED, places[0] - start, "name")
@@ -271,38 +307,31 @@ class _Matcher:
                 continue
             item = self._try(block, {p - start for p in places})
             self._narrow(item)
-            if len(item.fits) == 1:
+            if len(item.fits) == 1 and (
+                len(places) == 1 or not section.is_write or self._tied(block, item.fits[0])
+            ):
                 self._note_data(block, Status.MATCHED, item.fits[0].place, "content")
                 self._learn(item.fits[0].learned)
 
     def _by_order(self, pending: list[_Pending]) -> list[_Pending]:
-        """Settles blocks that fit in several places, of which one lies within the unit's code."""
+        """Settles blocks that fit in one place that is where the unit's code lies."""
         rest = []
         for item in pending:
             self._narrow(item)
-            proven = self.families.get(family(item.block.section.name), [])
-            inside = [f for f in item.fits if proven and min(proven) < f.place < max(proven)]
-            if len(inside) != 1 and item.fits:
-                inside = [f for f in item.fits if self._adjacent(item.block, f.place)]
+            inside = [f for f in item.fits if self.layout.belongs(item.block, f.place)]
             if len(inside) == 1:
                 self._fix(item.block, inside[0])
             else:
                 rest.append(item)
         return self._settle(rest)
 
-    def _adjacent(self, block: Block, place: int) -> bool:
-        """Whether `place` is right before or behind where the function's neighbour is proven."""
-        row = self.order[family(block.section.name)]
-        at = next(k for k, other in enumerate(row) if other is block)
-        if at + 1 < len(row):
-            there = self.placed.get((row[at + 1].section.index, row[at + 1].start))
-            if there is not None and 0 <= there - (place + block.size) < PADDING:
-                return True
-        if at > 0:
-            there = self.placed.get((row[at - 1].section.index, row[at - 1].start))
-            if there is not None and 0 <= place - (there + row[at - 1].size) < PADDING:
-                return True
-        return False
+    def _drop_strays(self) -> None:
+        """Takes back what was found away from the unit's code, and is referred to by none of it."""
+        for block, home in self.layout.strays():
+            for index in block.symbols:
+                found = self.functions[index]
+                reason = f"lies at {found.address:#x}, away from the unit's code at {home:#x}"
+                self.functions[index] = replace(found, status=Status.MISMATCHED, reason=reason)
 
     def _give_up(self, item: _Pending) -> None:
         """Says why a block could not be placed."""
@@ -312,6 +341,8 @@ class _Matcher:
             status = Status.AMBIGUOUS
             places = ", ".join(f"{f.place:#x}" for f in item.fits)
             reason = f"the same code is shipped at {places}, and nothing tells which is this one"
+            if len(item.fits) == 1:
+                reason = f"code of that name is shipped at {places}, maybe that of another unit"
         elif all(self._overridden(i) for i in block.symbols):
             reason = "weak, and overridden by another unit's definition"
         elif item.miss:
@@ -352,18 +383,6 @@ class _Matcher:
             if named is not None:
                 found[index] = Proven(place, named.name, named.sympos, named.offset, named.external)
         return found
-
-
-def family(section: str) -> str:
-    """The group of input sections that the linker script keeps together.
-
-    `.text.foo` (from -ffunction-sections) belongs to `.text`, `.text.unlikely.foo` to
-    `.text.unlikely`, and sections with names of their own to themselves.
-    """
-    for prefix in (".text.unlikely", ".text.hot", ".text.startup", ".text.exit", ".text.unknown"):
-        if section == prefix or section.startswith(prefix + "."):
-            return prefix
-    return ".text" if section.startswith(".text.") and section[6:7] != "." else section
 
 
 __all__ = [

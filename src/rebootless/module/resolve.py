@@ -82,9 +82,11 @@ class Resolver:
         """The way to reach `ref`, or the refusal that says why there is none."""
         if not ref.defined and ref.name in self.siblings:
             return Plain(ref.name)
-        if ref.is_global and (export := self.exports.get(ref.name)) is not None:
-            return self._exported(ref, export)
         proof = self.proofs.get(ref.orig_symbol) if ref.orig_symbol is not None else None
+        # A module's own symbol hides what the kernel exports by the same name.
+        is_own = proof is not None and self.object != VMLINUX
+        if ref.is_global and not is_own and (export := self.exports.get(ref.name)) is not None:
+            return self._exported(ref, export)
         if proof is not None:
             return Livepatch(self.object, proof.name, proof.position, proof.offset)
         if ref.defined:

@@ -14,7 +14,7 @@ from ..bundle import archive, naming
 from ..compile.tree import Tree, prepare
 from ..compile.unit import UnitPair, build_pairs
 from ..diff import Delta, diff
-from ..diff.delta import Finding
+from ..diff.delta import Finding, KernelRef
 from ..elf.model import ElfFile
 from ..elf.reader import parse as parse_elf
 from ..elf.reader import read as read_elf
@@ -185,12 +185,20 @@ def _matched(job: Job, units: Sequence[Unit]) -> list[Unit]:
         for unit in units:
             shipped = job.kernel.shipped(unit.pair.module)
             match = match_unit(unit.orig, shipped)
-            match.require({change.name for change in unit.delta.changed})
+            changed = (*unit.delta.changed, *unit.delta.carried)
+            match.require({change.name for change in changed}, _originals(unit.delta))
             found.append(Unit(unit.pair, unit.orig, unit.delta, match))
         functions = [f for u in found if u.match for f in u.match.functions]
         good = sum(f.status is Status.MATCHED for f in functions)
         report.result = f"{good} of {len(functions)} functions identical"
     return found
+
+
+def _originals(delta: Delta) -> set[int]:
+    """The symbols of the original object that the patch refers to."""
+    targets = (reloc.target for piece in delta.pieces for reloc in piece.relocs)
+    refs = (t for t in targets if isinstance(t, KernelRef))
+    return {ref.orig_symbol for ref in refs if ref.orig_symbol is not None}
 
 
 def _emitted(job: Job, units: Sequence[Unit]) -> list[Unit]:
