@@ -298,17 +298,19 @@ class _Matcher:
             name = self.elf.symbols.names[first]
             start = int(self.elf.symbols.value[first])
             places = self.shipped.candidates(name)
-            if not places or folded(name) != name:  # gcc's numbers tell nothing, even if equal
+            numbered = folded(name) != name
+            if not places or numbered:  # gcc's numbers tell nothing, even if equal
                 places = self.shipped.folded_candidates(name)
+            lone = len(places) == 1 and not numbered
             if not block.has_content:
-                if len(places) == 1 and self._name_ok(index, places[0] - start):
+                if lone and self._name_ok(index, places[0] - start):
                     self._note_data(block, Status.MATCHED, places[0] - start, "name")
                     self._learn({index: places[0] - start})
                 continue
             item = self._try(block, {p - start for p in places})
             self._narrow(item)
             if len(item.fits) == 1 and (
-                len(places) == 1 or not section.is_write or self._tied(block, item.fits[0])
+                lone or not section.is_write or self._tied(block, item.fits[0])
             ):
                 self._note_data(block, Status.MATCHED, item.fits[0].place, "content")
                 self._learn(item.fits[0].learned)

@@ -124,6 +124,13 @@ def link(blob: bytes, folder: Path) -> bytes:
     return (folder / "out.ko").read_bytes()
 
 
+def test_own_symbol_of_a_module_hides_the_export_of_that_name() -> None:
+    proven = resolver("ext4", proofs={7: Proof("printk", 2)})
+    own = KernelRef("printk", 7, defined=True, is_global=True)
+    assert proven.resolve(own) == Livepatch("ext4", "printk", 2)
+    assert resolver().resolve(own) == Plain("printk")
+
+
 def test_livepatch_relocation_through_a_real_link(tmp_path: Path) -> None:
     relocs = (
         PieceReloc(1, int(Reloc.PLT32), ref("printk"), -4),
