@@ -380,6 +380,8 @@ class _Matcher:
                 place = None if base is None else base + int(table.value[index])
             if place is None or table.type[index] == SymbolType.FILE:
                 continue
+            if place == 0 and shndx == SHN_UNDEF and table.binding[index] == Binding.WEAK:
+                continue  # defined nowhere, although per-CPU symbols begin at 0
             name = table.names[index] or (self._key_name(shndx) if shndx < RESERVED_BASE else "")
             named = self.shipped.name_at(place, name)
             if named is not None:

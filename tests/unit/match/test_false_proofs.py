@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from match_files import as_shipped, built, module, vmlinux
 
 from rebootless.base.errors import MismatchError
 from rebootless.elf import reader
+from rebootless.elf.model import ElfFile
 from rebootless.match import Shipped, ShippedVmlinux, Status, match_unit
 
 HEAD = "#define NOINLINE __attribute__((noinline, used))\n"
@@ -118,6 +120,17 @@ def test_data_and_called_originals_must_not_differ(tmp_path: Path) -> None:
         result.require({"plain"}, {callee})
 
 
+def test_a_weak_symbol_that_is_nowhere_is_not_what_lies_at_zero(tmp_path: Path) -> None:
+    code = "int maybe(int) __attribute__((weak)); int f(int x) { return maybe ? maybe(x) : 3; }\n"
+    zero = 'asm(".globl per_cpu_start\\n.set per_cpu_start, 0");\n'
+    shipped = vmlinux(tmp_path, {"one": code, "zero": zero})
+    assert shipped.names_at(0) == ("per_cpu_start",)
+    elf = built(tmp_path, "one", code)
+    result = match_unit(elf, shipped)
+    assert result.by_name["f"].status is Status.MATCHED
+    assert elf.symbols.by_name["maybe"][0] not in result.proven
+
+
 LABEL = """
 int shared; int helper(int x) { return x * 3 + shared; }
 static struct key { long v; } one_key;
@@ -163,29 +176,40 @@ static const int table[] = { 5, 7, 11, 13 };
 static NOINLINE int one(int x) { first += x; return table[x & 3] * first; }
 static NOINLINE int two(int x) { second += x; return table[x & 3] * second; }
 int print(const char *s, int x) { return s[x]; }
-int both(int x) { return one(x) > 9 ? two(x) : x; }
+int both(int x) { return one(x) > 9 ? two(x) + 1 : x; }
 int text(int x) { return print("a text", x) + print("another", x) + 0x1234567; }
 double real(double x) { return x * 2.75 + 1.5; }
 int loop(int *p, int n) { int s = 0; for (int i = 0; i < n; i++) s += p[i] ^ two(i); return s; }
 """
 
 
+# Nops for alignment may differ, and are no code.
+UNALIGNED = ("-fno-align-loops", "-fno-align-jumps", "-fno-align-labels")
+
+
+@dataclass(frozen=True)
+class Pristine:
+    """A linked image, and the object as it is built."""
+
+    path: Path
+    blob: bytes = field(repr=False)
+    elf: ElfFile = field(repr=False)
+
+
 @pytest.fixture(scope="module")
-def many(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bytes]:
+def many(tmp_path_factory: pytest.TempPathFactory) -> Pristine:
     folder = tmp_path_factory.mktemp("many")
-    vmlinux(folder, {"one": MANY})
-    return folder, (folder / "vmlinux").read_bytes()
+    vmlinux(folder, {"one": MANY}, *UNALIGNED)
+    elf = built(folder, "one", MANY, *UNALIGNED)
+    return Pristine(folder / "vmlinux", (folder / "vmlinux").read_bytes(), elf)
 
 
 @settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 1 << 32), flip=st.integers(1, 255))
-def test_any_changed_byte_is_found(many: tuple[Path, bytes], seed: int, flip: int) -> None:
+def test_any_changed_byte_is_found(many: Pristine, seed: int, flip: int) -> None:
     """One byte of a function or of what it refers to (opcode, operand, displacement, string)."""
-    folder, blob = many
-    elf = built(folder, "one", MANY) if not (folder / "built/one.o").exists() else None
-    elf = elf or reader.read(folder / "built/one.o")
-    pristine = as_shipped(reader.parse(blob, name="vmlinux"))
-    match = match_unit(elf, pristine)
+    pristine = as_shipped(reader.parse(many.blob, name="vmlinux"))
+    match = match_unit(many.elf, pristine)
     names = {f.name for f in match.functions}
     match.require(names)
     spans = [(f.address, f.size) for f in match.functions if f.address is not None]
@@ -196,6 +220,6 @@ def test_any_changed_byte_is_found(many: tuple[Path, bytes], seed: int, flip: in
     start, size = random.Random(seed).choice(spans)
     place = start + seed % size
     old = pristine.image.read(place, 1)[0]
-    shipped = image(folder / "vmlinux", blob, place, bytes([old ^ flip]))
+    shipped = image(many.path, many.blob, place, bytes([old ^ flip]))
     with pytest.raises(MismatchError):
-        match_unit(elf, shipped).require(names)
+        match_unit(many.elf, shipped).require(names)
