@@ -1,7 +1,7 @@
 """`Module.symvers`: what the kernel and its modules export, with the CRCs of modversions.
 
-    0xf9a482f9	msleep	vmlinux	EXPORT_SYMBOL
-    0x15ba50a6	jiffies	vmlinux	EXPORT_SYMBOL	NAMESPACE
+0xf9a482f9	msleep	vmlinux	EXPORT_SYMBOL
+0x15ba50a6	jiffies	vmlinux	EXPORT_SYMBOL	NAMESPACE
 """
 
 from __future__ import annotations

@@ -79,9 +79,7 @@ def compare(elf: ElfFile, block: Block, shipped: Shipped, place: int) -> Fit | D
     return _conclude(elf, block, shipped, place, found, aligned)
 
 
-def _exact(
-    elf: ElfFile, block: Block, shipped: Shipped, place: int, found: U8
-) -> Fit | Difference:
+def _exact(elf: ElfFile, block: Block, shipped: Shipped, place: int, found: U8) -> Fit | Difference:
     compared, masked, explained = _explain(block, found)
     unequal = np.nonzero((block.code != found) & compared)[0]
     if len(unequal):

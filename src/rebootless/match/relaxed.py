@@ -107,9 +107,7 @@ class _Decoded:
             self.current = _Side(start, end, found.mnemonic, nop, target, self.raw[start:end])
         return self.current
 
-    def skip_padding(
-        self, base: int, labels: tuple[int, ...], skipped: dict[int, int]
-    ) -> bool:
+    def skip_padding(self, base: int, labels: tuple[int, ...], skipped: dict[int, int]) -> bool:
         """Leaves a run of padding behind, if one starts here; notes its nops in `skipped`."""
         first = self.current
         if first is None or not first.nop or first.start in labels:

@@ -171,8 +171,7 @@ def _file(entry: unidiff.patch.PatchedFile, name: str) -> PatchedFile:
 
 def _hunk(hunk: unidiff.patch.Hunk) -> Hunk:
     header = (
-        f"@@ -{hunk.source_start},{hunk.source_length} "
-        f"+{hunk.target_start},{hunk.target_length} @@"
+        f"@@ -{hunk.source_start},{hunk.source_length} +{hunk.target_start},{hunk.target_length} @@"
     )
     if hunk.section_header:
         header += f" {hunk.section_header}"

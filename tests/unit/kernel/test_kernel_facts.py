@@ -114,9 +114,7 @@ def module_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
         source = folder / f"{name}.c"
         source.write_text(code)
         objects.append(folder / f"{name}.o")
-        subprocess.run(
-            ["gcc", "-O1", "-fno-inline", "-c", "-o", objects[-1], source], check=True
-        )
+        subprocess.run(["gcc", "-O1", "-fno-inline", "-c", "-o", objects[-1], source], check=True)
     path = folder / "kernel" / "fs" / "my-test.ko"
     path.parent.mkdir(parents=True)
     subprocess.run(["ld", "-r", "--build-id", "-o", path, *objects], check=True)

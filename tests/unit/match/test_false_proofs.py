@@ -51,7 +51,7 @@ def test_equal_code_of_another_unit(
 def test_a_unique_name_in_another_unit_is_away_from_home(tmp_path: Path) -> None:
     """`same` was inlined where it is shipped: the only one of that name is another unit's."""
     mine = "".join(f"int mine{n}(int x) {{ return x * {n} - 7; }}\n" for n in range(21, 25))
-    room = "char space(void) { asm volatile(\".skip 16384, 0x90\"); return 1; }\n"
+    room = 'char space(void) { asm volatile(".skip 16384, 0x90"); return 1; }\n'
     shipped = vmlinux(tmp_path, {"one": mine, "room": room, "two": same(5)})
     result = match_unit(built(tmp_path, "one", same(5, mine)), shipped)
     assert result.by_name["mine22"].status is Status.MATCHED
@@ -84,7 +84,7 @@ def test_two_static_locals_are_not_one(tmp_path: Path) -> None:
 
 def test_the_cold_part_belongs_to_the_function(tmp_path: Path) -> None:
     code = HEAD + (
-        "__attribute__((cold, noinline)) void report(int x) { asm volatile(\"\" :: \"r\"(x)); }\n"
+        '__attribute__((cold, noinline)) void report(int x) { asm volatile("" :: "r"(x)); }\n'
         "int f(int x) { if (x == 5) { report(x * 77); report(x); x *= 99; } return x + 1; }\n"
     )
     elf = built(tmp_path, "one", code)
@@ -100,12 +100,15 @@ def test_the_cold_part_belongs_to_the_function(tmp_path: Path) -> None:
         result.require({"f"})
 
 
-TABLE = HEAD + """
+TABLE = (
+    HEAD
+    + """
 static NOINLINE int callee(int x) { return x * 41 + STEP; }
 int caller(int x) { return callee(x) ^ 3; }
 int look(int x) { static const int table[] = { 3, 1, 4, 1, STEP, 9 }; return table[x]; }
 int plain(int x) { return x * 7; }
 """
+)
 
 
 def test_data_and_called_originals_must_not_differ(tmp_path: Path) -> None:
@@ -170,7 +173,9 @@ def test_targets_of_jump_labels(shipped_as: str, state: Status, tmp_path: Path) 
     assert result.by_name["label"].status is state, result.by_name["label"].reason
 
 
-MANY = HEAD + """
+MANY = (
+    HEAD
+    + """
 int shared; static int first = 4, second = 6;
 static const int table[] = { 5, 7, 11, 13 };
 static NOINLINE int one(int x) { first += x; return table[x & 3] * first; }
@@ -181,6 +186,7 @@ int text(int x) { return print("a text", x) + print("another", x) + 0x1234567; }
 double real(double x) { return x * 2.75 + 1.5; }
 int loop(int *p, int n) { int s = 0; for (int i = 0; i < n; i++) s += p[i] ^ two(i); return s; }
 """
+)
 
 
 # Nops for alignment may differ, and are no code.

@@ -54,9 +54,7 @@ def test_without_the_directive_it_would_change(tmp_path: Path) -> None:
 def test_removed_lines_are_made_up_for(tmp_path: Path) -> None:
     new = SOURCE.replace(b"\t// a comment ( continued \\\n\t   here )\n", b"")
     assert new != SOURCE
-    assert compiled(keep_numbers(SOURCE, new), tmp_path, "a.s") == compiled(
-        SOURCE, tmp_path, "b.s"
-    )
+    assert compiled(keep_numbers(SOURCE, new), tmp_path, "a.s") == compiled(SOURCE, tmp_path, "b.s")
 
 
 @gcc
