@@ -151,6 +151,18 @@ def test_static_local_keeps_the_state_of_the_kernel(
     assert report.redirected == ("drop_caches_sysctl_handler",)
 
 
+def test_function_without_fentry_goes_along_with_its_caller(
+    build: Build, stock_kernel: KernelFiles, tmp_path: Path
+) -> None:
+    """`inline` means notrace in the kernel, and this one is left out of line."""
+    first = "\tbool can_direct_reclaim = gfp_mask & __GFP_DIRECT_RECLAIM;\n"
+    bundle = build("rl_carried", {"mm/page_alloc.c": (first, f'\tasm volatile("nop");\n{first}')})
+    (unit,) = archive.read(bundle).report["units"]
+    assert [f["name"].split(".")[0] for f in unit["carried"]] == ["__alloc_pages_slowpath"]
+    report = try_out(bundle, stock_kernel, tmp_path)
+    assert "__alloc_pages" in report.redirected and report.restored
+
+
 def test_real_fix_built_in(small_update: SourceUpdate, tmp_path: Path) -> None:
     bundle = update_bundle(small_update, small_update.release, tmp_path)
     files = find(small_update.release)
