@@ -12,7 +12,7 @@ code (`place` and `name` are relocated):
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..diff.delta import Delta, Finding, KernelRef, Piece, PieceKind, PieceRef, PieceReloc
 from ..diff.tables import TABLES
@@ -277,16 +277,4 @@ def _without_entries(piece: Piece, dropped: set[int]) -> Piece:
         if r.offset // size in moved
     )
     data = b"".join(piece.data[n * size : (n + 1) * size] for n in keep)
-    return Piece(
-        piece.kind,
-        piece.name,
-        piece.section,
-        piece.section_type,
-        piece.flags,
-        piece.align,
-        size,
-        data,
-        len(data),
-        piece.symbols,
-        relocs,
-    )
+    return replace(piece, data=data, size=len(data), relocs=relocs)

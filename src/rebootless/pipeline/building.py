@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace as replaced
 from pathlib import Path
 
 from ..base.errors import MismatchError, NoChangeError, PatchInputError, RefusedError
 from ..base.events import Monitor, NullMonitor, RecordingMonitor, Warned, stage
-from ..base.fs import cache_root, read_bytes, read_text
+from ..base.fs import cache_root, read_bytes
 from ..base.workdir import Workdir
 from ..bundle import archive, naming
 from ..compile.tree import Tree, prepare
@@ -18,7 +19,6 @@ from ..diff.delta import Finding, KernelRef
 from ..elf.model import ElfFile
 from ..elf.reader import parse as parse_elf
 from ..elf.reader import read as read_elf
-from ..kernel.config import parse as parse_config
 from ..match import Status, match_unit
 from ..module.abi import check_abi
 from ..module.emit import EmittedUnit, emit
@@ -64,14 +64,15 @@ def build(
     patch = load_patches(patches)
     chosen = naming.check_name(name or naming.default_name(patch.name))
     files = find(kernel, local=local, suites=suites, monitor=recorder)
-    _check_supported(files)
+    shipped = ShippedKernel(files)
+    _check_supported(shipped)
     toolchain = find_compiler(files.compiler_text, recorder)
     folder = _kbuild_path(workdir or _default_workdir(chosen, files))
     job = Job(
         chosen,
         version,
         patch,
-        ShippedKernel(files),
+        shipped,
         replace,
         tuple(dict.fromkeys([*cves, *patch.cves])),
         Workdir(folder),
@@ -135,17 +136,16 @@ def _differing(job: Job, pairs: Sequence[UnitPair]) -> list[Unit]:
     return found
 
 
-def _check_supported(files: KernelFiles) -> None:
+def _check_supported(kernel: ShippedKernel) -> None:
     """Refuses kernels whose objtool runs only when vmlinux is linked (IBT, LTO).
 
     Their units carry no unwind data and no return sites yet, so a patch made of them would lack
     both.
     """
-    config = parse_config(read_text(files.config))
     for option in ("X86_KERNEL_IBT", "LTO"):
-        if config.enabled(option):
+        if kernel.config.enabled(option):
             raise RefusedError(
-                f"the kernel {files.release} is not supported yet: with CONFIG_{option} its "
+                f"the kernel {kernel.files.release} is not supported yet: with CONFIG_{option} its "
                 "objtool runs when the whole kernel is linked, not on single units",
                 hint="Debian's 6.1 kernels are supported",
             )
@@ -153,9 +153,9 @@ def _check_supported(files: KernelFiles) -> None:
 
 def _check_objtool(job: Job, unit: str, orig: ElfFile) -> None:
     """The same by what it leads to: the kernel unwinds by ORC, and code comes without ORC data."""
-    config = parse_config(read_text(job.kernel.files.config))
     has_code = any(s.is_exec and s.size for s in orig.sections)
-    if config.enabled("UNWINDER_ORC") and has_code and ".orc_unwind_ip" not in orig.section_by_name:
+    has_orc = ".orc_unwind_ip" in orig.section_by_name
+    if job.kernel.config.enabled("UNWINDER_ORC") and has_code and not has_orc:
         raise RefusedError(
             f"{unit} was built without ORC unwind data, which {job.kernel.files.release} needs: "
             "objtool did not run on it",
@@ -187,7 +187,7 @@ def _matched(job: Job, units: Sequence[Unit]) -> list[Unit]:
             match = match_unit(unit.orig, shipped)
             changed = (*unit.delta.changed, *unit.delta.carried)
             match.require({change.name for change in changed}, _originals(unit.delta))
-            found.append(Unit(unit.pair, unit.orig, unit.delta, match))
+            found.append(replaced(unit, match=match))
         functions = [f for u in found if u.match for f in u.match.functions]
         good = sum(f.status is Status.MATCHED for f in functions)
         report.result = f"{good} of {len(functions)} functions identical"
@@ -211,10 +211,7 @@ def _emitted(job: Job, units: Sequence[Unit]) -> list[Unit]:
         if symbol.is_global
     )
     with stage(job.monitor, "resolve", "Resolving symbols"):
-        found = [
-            Unit(u.pair, u.orig, u.delta, u.match, _emit(job, u, n, siblings))
-            for n, u in enumerate(units)
-        ]
+        found = [replaced(u, emitted=_emit(job, u, n, siblings)) for n, u in enumerate(units)]
     _refuse([f for u in found if u.emitted for f in u.emitted.refused])
     for unit in found:
         if unit.emitted:
@@ -280,7 +277,7 @@ def _objects(units: Sequence[Unit]) -> list[PatchedObject]:
                 PatchedFunction(f.symbol, proven.name, proven.sympos)
             )
     order = sorted(by_object, key=lambda name: (name != VMLINUX, name))
-    return [PatchedObject(name, tuple(by_object[name])) for name in order if by_object[name]]
+    return [PatchedObject(name, tuple(by_object[name])) for name in order]
 
 
 def _refuse(refused: Sequence[Finding]) -> None:

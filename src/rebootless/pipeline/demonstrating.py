@@ -17,14 +17,13 @@ from ..base.proc import which
 from ..bundle import archive
 from ..kernel.release import parse_release
 from ..lab.report import TestReport
-from ..lab.scenario import run
 from ..provider.base import KernelInfo, KernelState
 from ..provider.debian import DebianProvider
 from ..provider.updates import SourceUpdate, find_small_update
 from .artifact import BuildResult
 from .building import build
 from .kernel import find, provider
-from .testing import scenario_of
+from .testing import run_and_record, scenario_of
 
 FLAVOUR = "cloud-amd64"
 SERIES = "6.1"
@@ -193,9 +192,7 @@ def _try(built: BuildResult, chosen: DemoPatch, monitor: Monitor) -> TestReport:
         extra_modules=chosen.modules,
         extra_files=chosen.files,
     )
-    report = run(scenario, built.bundle_path.with_suffix(".console.log"), monitor)
-    archive.write(archive.with_test_log(content, report.text()), built.bundle_path)
-    return report
+    return run_and_record(scenario, built.bundle_path, content, monitor)
 
 
 def _text(chosen: DemoPatch, built: BuildResult, report: TestReport) -> str:

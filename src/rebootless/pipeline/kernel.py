@@ -10,6 +10,8 @@ from functools import cached_property
 from ..base.errors import NotFoundError
 from ..base.events import Monitor, NullMonitor
 from ..base.fs import cache_root, read_text
+from ..kernel.config import Config
+from ..kernel.config import parse as parse_config
 from ..kernel.image import KernelImage
 from ..kernel.image import load as load_image
 from ..kernel.kallsyms import load_or_decode
@@ -47,6 +49,11 @@ class ShippedKernel:
         """The kernel's symbols, decoded once and kept in the cache."""
         path = cache_root() / "kallsyms" / f"{self.image.build_id}.npz"
         return SymbolIndex(load_or_decode(self.image, path))
+
+    @cached_property
+    def config(self) -> Config:
+        """The configuration that the kernel was built with."""
+        return parse_config(read_text(self.files.config))
 
     @cached_property
     def exports(self) -> Exports:

@@ -45,6 +45,13 @@ def test(
         fails_without=expect_before == "fail",
         workload=workload,
     )
+    return run_and_record(scenario, bundle, content, monitor)
+
+
+def run_and_record(
+    scenario: Scenario, bundle: Path, content: archive.Bundle, monitor: Monitor
+) -> TestReport:
+    """Runs a test; its report becomes the test.log of `bundle`, the console is kept beside it."""
     report = run(scenario, bundle.with_suffix(".console.log"), monitor)
     archive.write(archive.with_test_log(content, report.text()), bundle)
     return report
