@@ -19,7 +19,7 @@ import json
 import struct
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ SUFFIX = ".rlp"
 MAX_CONTENT = 512 << 20  # bytes; no real bundle comes near, a hostile one would
 _DATE = (1980, 1, 1, 0, 0, 0)
 _PERMISSIONS = 0o100644 << 16
+_LOCAL_HEADER = 30  # bytes of what stands before each member, without its name
 _END_RECORD = 22  # bytes of a zip's closing record, with no comment after it
 _LEVEL = 9
 # What zipfile raises, from its headers or from the deflate stream, when a zip is damaged.
@@ -196,9 +197,25 @@ def _members(archive: zipfile.ZipFile, where: str) -> dict[str, bytes]:
         raise _changed(where, "it has two members of one name")
     if any(info.compress_type != zipfile.ZIP_DEFLATED or info.flag_bits for info in infos):
         raise _changed(where, "its members are not packed the way a bundle's are")
+    if not _tiles(infos, archive.start_dir):
+        raise _changed(where, "its members and its table of contents do not agree")
     if sum(info.file_size for info in infos) > MAX_CONTENT:
         raise BundleError(f"{where}: more than {MAX_CONTENT >> 20} MB of content; no bundle is")
     return {info.filename: archive.read(info) for info in infos}
+
+
+def _tiles(infos: Sequence[zipfile.ZipInfo], directory: int) -> bool:
+    """Whether the listed members fill the file up to its table of contents.
+
+    A damaged table can swallow its next entry as a comment or an extra field. The manifest does
+    not list the test log, so only the hole that a lost entry leaves tells of it.
+    """
+    at = 0
+    for info in infos:
+        if info.header_offset != at or info.extra or info.comment:
+            return False
+        at += _LOCAL_HEADER + len(info.orig_filename.encode()) + info.compress_size
+    return at == directory
 
 
 def _changed(where: str, how: str) -> BundleError:

@@ -224,6 +224,17 @@ def test_any_flipped_byte_is_noticed_or_harmless(at: int, flip: int) -> None:
     assert bundle == decode(GOOD, where="x.rlp")
 
 
+def test_a_lost_test_log_is_noticed() -> None:
+    """One flipped length makes the table entry before it swallow the test log's."""
+    entry = GOOD.rindex(b"PK\x01\x02")
+    before = GOOD.rindex(b"PK\x01\x02", 0, entry)
+    damaged = bytearray(GOOD)
+    comment_length = before + 32
+    damaged[comment_length] = len(GOOD) - entry - 22  # the last entry, up to the end record
+    with pytest.raises(BundleError, match="do not agree|damaged"):
+        decode(bytes(damaged), where="x.rlp")
+
+
 @settings(max_examples=200, deadline=None)
 @given(st.binary(max_size=400), st.integers(0, len(GOOD)))
 def test_garbage_raises_nothing_but_bundle_errors(junk: bytes, at: int) -> None:
