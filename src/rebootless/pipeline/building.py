@@ -30,6 +30,7 @@ from ..patch.source import load as load_patches
 from ..provider.base import KernelFiles
 from ..provider.local import LocalProvider
 from ..provider.toolchain import find_compiler
+from . import checking
 from .artifact import BuildResult, write_bundle
 from .job import Job, Unit
 from .kernel import ShippedKernel, find
@@ -84,6 +85,7 @@ def build(
         pairs = build_pairs(tree, patch, job.work, recorder, max_units=max_units)
         units = _differing(job, pairs)
         units = _matched(job, units)
+        _judged(job, units)
         units = _emitted(job, units)
         module = _linked(job, units, tree)
     output = output or Path(f"{naming.short_name(chosen)}{archive.SUFFIX}")
@@ -114,7 +116,7 @@ def _differing(job: Job, pairs: Sequence[UnitPair]) -> list[Unit]:
             _check_objtool(job, pair.source, orig)
             delta = diff(orig, patched)
             if not delta.is_empty:
-                found.append(Unit(pair, orig, delta))
+                found.append(Unit(pair, orig, patched, delta))
         changed = sum(len(u.delta.changed) for u in found)
         report.result = f"{_count(changed, 'function')} changed"
         if len(pairs) > 1:
@@ -192,6 +194,13 @@ def _matched(job: Job, units: Sequence[Unit]) -> list[Unit]:
         good = sum(f.status is Status.MATCHED for f in functions)
         report.result = f"{good} of {len(functions)} functions identical"
     return found
+
+
+def _judged(job: Job, units: Sequence[Unit]) -> None:
+    """Whether the patch is safe. Raises RefusedError."""
+    verdict = checking.check(job, units)
+    _refuse(verdict.refused)
+    _warn(job, verdict.warnings)
 
 
 def _originals(delta: Delta) -> set[int]:

@@ -22,6 +22,7 @@ class Unit:
 
     pair: UnitPair
     orig: ElfFile
+    patched: ElfFile
     delta: Delta
     match: UnitMatch | None = None
     emitted: EmittedUnit | None = None

@@ -231,7 +231,7 @@ def test_a_lost_test_log_is_noticed() -> None:
     damaged = bytearray(GOOD)
     comment_length = before + 32
     damaged[comment_length] = len(GOOD) - entry - 22  # the last entry, up to the end record
-    with pytest.raises(BundleError, match="do not agree|damaged"):
+    with pytest.raises(BundleError, match=r"do not agree|damaged"):
         decode(bytes(damaged), where="x.rlp")
 
 

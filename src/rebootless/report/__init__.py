@@ -1,0 +1,1 @@
+"""Layer 8: facts about a patch -> pages that people read."""
