@@ -96,7 +96,6 @@ def survives(orig: ElfFile, patched: ElfFile) -> None:
 @settings(
     max_examples=250,
     deadline=None,
-    derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(changes=CHANGES)

@@ -211,7 +211,7 @@ def test_manifests_that_are_no_json_object(blob: bytes) -> None:
 GOOD = encode(with_test_log(sample(), "log"))
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(st.integers(0, len(GOOD) - 1), st.integers(1, 255))
 def test_any_flipped_byte_is_noticed_or_harmless(at: int, flip: int) -> None:
     """A flip in a date or a permission changes nothing that is used; any other is refused."""
@@ -235,7 +235,7 @@ def test_a_lost_test_log_is_noticed() -> None:
         decode(bytes(damaged), where="x.rlp")
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.binary(max_size=400), st.integers(0, len(GOOD)))
 def test_garbage_raises_nothing_but_bundle_errors(junk: bytes, at: int) -> None:
     with pytest.raises(BundleError):

@@ -123,9 +123,7 @@ def test_damage_is_named(obj: Path, damage, says: str) -> None:  # type: ignore[
         parse(damage(obj.read_bytes()), name="bad.o")
 
 
-@settings(
-    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_damage_gives_an_elf_error_or_a_value(obj: Path, data: st.DataObject) -> None:
     blob = bytearray(obj.read_bytes())

@@ -72,7 +72,7 @@ NAME = st.text(
 )
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 @given(
     layout=st.sampled_from(LAYOUTS),
     names=st.lists(st.tuples(NAME, st.sampled_from("tTdDbB"), st.integers(0, 5000)), min_size=1,

@@ -210,7 +210,7 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Pristine:
     return Pristine(folder / "vmlinux", (folder / "vmlinux").read_bytes(), elf)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 1 << 32), flip=st.integers(1, 255))
 def test_any_changed_byte_is_found(many: Pristine, seed: int, flip: int) -> None:
     """One byte of a function or of what it refers to (opcode, operand, displacement, string)."""

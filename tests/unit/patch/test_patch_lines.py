@@ -99,7 +99,7 @@ def test_a_file_with_its_own_numbers_is_left_alone() -> None:
 LINES = st.lists(st.sampled_from([b"a", b"b", b"c;", b"", b"}", b"x = 1;"]), max_size=30)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(LINES, LINES)
 def test_alignment_is_monotone_and_true(old: list[bytes], new: list[bytes]) -> None:
     numbers = original_numbers(old, new)
@@ -114,7 +114,7 @@ PIECES = st.sampled_from(
 )  # fmt: skip
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(st.lists(PIECES, max_size=40), st.lists(PIECES, max_size=40), st.lists(PIECES, max_size=5))
 def test_nothing_but_directives_is_added(
     head: list[bytes], tail: list[bytes], new: list[bytes]

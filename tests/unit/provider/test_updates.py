@@ -105,7 +105,7 @@ _FILES = st.dictionaries(
 )
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(_FILES, _FILES, st.randoms())
 def test_order_of_members_does_not_matter(
     tmp_path_factory: pytest.TempPathFactory,
