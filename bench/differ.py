@@ -30,7 +30,7 @@ def object_of_a_tree() -> Path:
         sys.exit("no kernel is cached: run `rebootless demo` first, or give object files")
     tree = prepare(provider.fetch(cached[-1].release), NullMonitor())
     with tree.locked():
-        subprocess.run(tree.make(UNIT), check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(tree.make_units(UNIT), check=True, stdout=subprocess.DEVNULL)
     return tree.orig / UNIT
 
 

@@ -50,7 +50,7 @@ def fetched(release: str, units: list[str]) -> Inputs:
     files = DebianProvider().fetch(release, monitor)
     tree = trees.prepare(files, monitor)
     with tree.locked():
-        proc.run(tree.make(*(f"{u}.o" for u in units)))
+        proc.run(tree.make_units(*(f"{u}.o" for u in units)))
     return Inputs(files.image, files.modules, tree.orig)
 
 

@@ -1,7 +1,7 @@
 """Objects of the unpatched units, compiled once per tree and kept, with their commands.
 
-    objects/VARIANT/fs/ext4/mballoc.o      the object
-    objects/commands/fs/ext4/mballoc.cmd   kbuild's own record of how it is made
+    objects/VARIANT/fs/ext4/mballoc.o        the object
+    objects/commands-g/fs/ext4/mballoc.cmd   kbuild's own record of how it is made
 
 The first time kbuild compiles a unit; from then on its command is run directly.
 """
@@ -19,7 +19,7 @@ from ..base.fs import os_failure, read_text
 from . import kbuild
 from .kbuild import Command, Membership
 from .runner import Job, Outcome
-from .tree import NO_DEBUG_FLAG, SECTION_FLAGS, Tree
+from .tree import SECTION_FLAGS, Tree
 
 ERROR_LINE = re.compile(r"^[^\s:][^:\n]*:\d+(:\d+)?: (fatal )?error: |^.*: error: ", re.MULTILINE)
 SHOWN_LINES = 16
@@ -28,21 +28,21 @@ NOT_OURS = "the compiler, the configuration or the source is not the kernel's ow
 
 @dataclass(frozen=True)
 class Variant:
-    """How units are compiled: each function in a section of its own, with debug information."""
+    """How units are compiled: each function in a section of its own, or as the kernel's maker did.
+
+    Both come with debug information.
+    """
 
     sections: bool = True
-    debug: bool = False
 
     @property
     def name(self) -> str:
         """The folder of the variant's objects."""
-        return ("sections" if self.sections else "plain") + ("-debug" if self.debug else "")
+        return "sections-g" if self.sections else "plain-g"
 
     def adapt(self, step: Sequence[str]) -> tuple[str, ...]:
         """The compiler's arguments for this variant."""
         dropped = () if self.sections else SECTION_FLAGS
-        if self.debug:
-            dropped = (*dropped, NO_DEBUG_FLAG)
         return tuple(word for word in step if word not in dropped)
 
 
@@ -63,7 +63,7 @@ def command(tree: Tree, source: str) -> Command | None:
 
 
 def _command_path(tree: Tree, source: str) -> Path:
-    return tree.objects / "commands" / PurePosixPath(source).with_suffix(".cmd")
+    return tree.objects / "commands-g" / PurePosixPath(source).with_suffix(".cmd")
 
 
 def steps(command: Command, variant: Variant) -> tuple[tuple[str, ...], ...]:
@@ -90,7 +90,7 @@ def learn(tree: Tree, units: Sequence[Membership], *, jobs: int) -> None:
     if not unknown:
         return
     targets = [unit.target for unit in unknown]
-    result = proc.run(tree.make("-k", *targets, jobs=jobs), check=False)
+    result = proc.run(tree.make_units("-k", *targets, jobs=jobs), check=False)
     failed = [unit for unit in unknown if not _take(tree, unit.source)]
     if failed:
         output = result.stdout + "\n" + result.stderr

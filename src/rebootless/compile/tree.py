@@ -8,8 +8,9 @@
         lock        held while building
 
 Both trees compile with the same relative paths and command lines, so that nothing but the patch
-can make the objects differ. The tree is configured exactly as the shipped kernel, with each
-function in a section of its own.
+can make the objects differ. The tree is configured exactly as the shipped kernel; its units compile
+with each function in a section of its own and with debug information, which tells their types and
+lines.
 """
 
 from __future__ import annotations
@@ -44,9 +45,10 @@ from . import untar
 
 LAYOUT = "trees-2"
 MARKER = ".complete"
-KCFLAGS = "-ffunction-sections -fdata-sections -g0"
 SECTION_FLAGS = ("-ffunction-sections", "-fdata-sections")
-NO_DEBUG_FLAG = "-g0"
+# Types, lines and inlining. Where each variable lives (var-tracking) is what makes -g slow.
+DEBUG_FLAGS = ("-g", "-fno-var-tracking")
+MODULE_FLAGS = (*SECTION_FLAGS, "-g0")
 PAHOLE = "scripts/pahole-of-the-build"
 # What Debian takes out of the configuration that it ships.
 HARMLESS = {"BUILD_SALT", "MODULE_SIG_ALL", "MODULE_SIG_KEY", "SYSTEM_TRUSTED_KEYS"}
@@ -87,11 +89,18 @@ class Tree:
         return self.root / "objects"
 
     def make(self, *arguments: str, jobs: int = 2) -> list[str]:
-        """The command line of make for targets in `orig`; also for `M=DIR` module builds.
-
-        Always the same variables: kbuild remakes everything when a command line changes.
-        """
+        """The command line of make for `M=DIR` module builds."""
         return make_command(self.orig, self.release, self.compiler, *arguments, jobs=jobs)
+
+    def make_units(self, *targets: str, jobs: int = 2) -> list[str]:
+        """The command line of make for targets in `orig`.
+
+        Always the same variables: kbuild remakes what is prepared when a command line changes.
+        """
+        flags = unit_flags(self.root)
+        return make_command(
+            self.orig, self.release, self.compiler, *targets, jobs=jobs, flags=flags
+        )
 
     @contextlib.contextmanager
     def locked(self, monitor: Monitor | None = None) -> Iterator[None]:
@@ -107,10 +116,27 @@ class Tree:
             yield
 
 
+def unit_flags(root: Path) -> tuple[str, ...]:
+    """What the units of a tree are compiled with, beside the kernel's own flags.
+
+    The directory is not written into the objects: those of the two trees are equal byte for byte
+    unless the patch changes them.
+    """
+    places = (f"-fdebug-prefix-map={root / side}=." for side in ("orig", "patched"))
+    return (*SECTION_FLAGS, *DEBUG_FLAGS, *places)
+
+
 def make_command(
-    directory: Path, release: str, compiler: str, *arguments: str, jobs: int = 2
+    directory: Path,
+    release: str,
+    compiler: str,
+    *arguments: str,
+    jobs: int = 2,
+    flags: Sequence[str] = MODULE_FLAGS,
 ) -> list[str]:
     """make in `directory` with the variables that every call of it must have.
+
+    `flags` are for the compiler; modules get no debug information, which would make them large.
 
     CONFIG_DEBUG_INFO_BTF is emptied for make only (not for the code, which sees autoconf.h): a
     unit needs none of BTF's tools, and building them takes 8 seconds.
@@ -122,7 +148,7 @@ def make_command(
         str(directory),
         f"-j{jobs}",
         f"CC={compiler}",
-        f"KCFLAGS={KCFLAGS}",
+        f"KCFLAGS={' '.join(flags)}",
         f"KERNELRELEASE={release}",
         "CONFIG_DEBUG_INFO_BTF=",
         *pahole,
@@ -157,7 +183,7 @@ def cached(files: KernelFiles) -> Tree | None:
 def _fingerprint(files: KernelFiles) -> str:
     return fingerprint(
         LAYOUT,
-        KCFLAGS,
+        " ".join(MODULE_FLAGS),
         files.release,
         files.version,
         files.compiler_text,
@@ -297,7 +323,7 @@ def _configure(tree: Tree) -> None:
 
 def _run_make(tree: Tree, target: str) -> None:
     try:
-        proc.run(tree.make(target))
+        proc.run(tree.make_units(target))
     except CommandError as exc:
         raise CompileError(
             f"the kernel source for {tree.release} could not be prepared: {exc.message}",

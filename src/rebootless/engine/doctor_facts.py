@@ -21,8 +21,8 @@ from ..kernel.config import Config, parse
 from .machine import Machine, release
 
 PROGRAMS = (
-    "make", "flex", "bison", "bc", "patch", "ld", "objcopy", "tar", "xz", "dpkg-deb", "apt-get",
-    "gcc", "qemu-system-x86_64",
+    "make", "flex", "bison", "bc", "patch", "ld", "objcopy", "tar", "xz", "pahole", "dpkg-deb",
+    "apt-get", "gcc", "qemu-system-x86_64",
 )  # fmt: skip
 HEADERS = ("gelf.h", "openssl/opensslv.h", "stdio.h")
 INCLUDE = (Path("/usr/include"), Path("/usr/include/x86_64-linux-gnu"), Path("/usr/local/include"))

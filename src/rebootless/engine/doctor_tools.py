@@ -16,13 +16,16 @@ PACKAGE_OF = {
     "patch": "patch",
     "ld": "binutils",
     "objcopy": "binutils",
+    "pahole": "pahole",
     "tar": "tar",
     "xz": "xz-utils",
     "gelf.h": "libelf-dev",
     "openssl/opensslv.h": "libssl-dev",
     "stdio.h": "libc6-dev",
 }
-BUILD_PROGRAMS = ("make", "flex", "bison", "bc", "patch", "ld", "objcopy", "tar", "xz")
+BUILD_PROGRAMS = (
+    "make", "flex", "bison", "bc", "patch", "ld", "objcopy", "pahole", "tar", "xz",
+)  # fmt: skip
 
 
 def compiler(facts: Facts) -> Check:

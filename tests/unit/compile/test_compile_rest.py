@@ -64,11 +64,10 @@ def test_error_lines_show_the_compiler() -> None:
 
 
 def test_variants_change_the_flags() -> None:
-    step = ("gcc", "-O2", "-g", "-ffunction-sections", "-fdata-sections", "-g0", "-c", "a.c")
+    step = ("gcc", "-O2", "-ffunction-sections", "-fdata-sections", "-g", "-c", "a.c")
     assert Variant().adapt(step) == step
-    assert Variant(sections=False).adapt(step) == ("gcc", "-O2", "-g", "-g0", "-c", "a.c")
-    assert Variant(debug=True).adapt(step) == tuple(w for w in step if w != "-g0")
-    assert len({v.name for v in (Variant(), Variant(False), Variant(True, True))}) == 3
+    assert Variant(sections=False).adapt(step) == ("gcc", "-O2", "-g", "-c", "a.c")
+    assert Variant().name != Variant(sections=False).name
 
 
 def test_missing_programs_are_told_with_packages(

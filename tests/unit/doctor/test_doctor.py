@@ -19,8 +19,8 @@ DATA = Path(__file__).parent / "data"
 ROOT = 0x1FFFFFFFFFF
 GCC = "gcc-12 (Debian 12.2.0-14+deb12u1) 12.2.0"
 TOOLS = (
-    "make", "flex", "bison", "bc", "patch", "ld", "objcopy", "tar", "xz", "dpkg-deb", "apt-get",
-    "gcc", "gcc-12", "qemu-system-x86_64",
+    "make", "flex", "bison", "bc", "patch", "ld", "objcopy", "tar", "xz", "pahole", "dpkg-deb",
+    "apt-get", "gcc", "gcc-12", "qemu-system-x86_64",
 )  # fmt: skip
 
 
