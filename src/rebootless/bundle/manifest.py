@@ -54,6 +54,16 @@ class PatchedObject:
 
 
 @dataclass(frozen=True)
+class KnownWarning:
+    """What the build warned of; `accepted` if the patch's header says that its author knows."""
+
+    code: str
+    symbol: str
+    message: str
+    accepted: bool
+
+
+@dataclass(frozen=True)
 class Manifest:
     """A bundle's facts. `members` pairs each file of the bundle with its SHA-256."""
 
@@ -66,6 +76,7 @@ class Manifest:
     tool_version: str
     cves: tuple[str, ...] = ()
     members: tuple[tuple[str, str], ...] = ()
+    warnings: tuple[KnownWarning, ...] = ()
 
     @property
     def functions(self) -> tuple[tuple[str, PatchedFunction], ...]:
@@ -84,12 +95,19 @@ class Manifest:
             "cves": list(self.cves),
             "toolchain": self.toolchain,
             "tool_version": self.tool_version,
+            "warnings": [asdict(w) for w in self.warnings],
             "members": dict(self.members),
         }
 
     def canonical(self) -> bytes:
-        """The one byte sequence that stands for this manifest (sorted keys, no spaces)."""
-        text = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"))
+        """The one byte sequence that stands for this manifest (sorted keys, no spaces).
+
+        Without warnings it has no such key: so it is for bundles older than the key as well.
+        """
+        facts = self.to_json()
+        if not self.warnings:
+            del facts["warnings"]
+        text = json.dumps(facts, sort_keys=True, separators=(",", ":"))
         return text.encode()
 
     @property
@@ -141,6 +159,16 @@ def _manifest(raw: Mapping[str, Any]) -> Manifest:
             (path, _typed(raw["members"], path, str))
             for path in sorted(_typed(raw, "members", dict))
         ),
+        warnings=_each(raw, "warnings", dict, _warning) if "warnings" in raw else (),
+    )
+
+
+def _warning(raw: Mapping[str, Any]) -> KnownWarning:
+    return KnownWarning(
+        code=_typed(raw, "code", str),
+        symbol=_typed(raw, "symbol", str),
+        message=_typed(raw, "message", str),
+        accepted=_typed(raw, "accepted", bool),
     )
 
 

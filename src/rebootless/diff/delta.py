@@ -103,15 +103,30 @@ class FunctionChange:
 
 @dataclass(frozen=True)
 class Finding:
-    """A refusal or a warning: a stable code, the symbol it is about, and what an author can do."""
+    """A refusal or a warning: a stable code, the symbol it is about, and what an author can do.
+
+    `engine` names the engine that could apply the patch in spite of it. `accepted` tells whether
+    the author accepts it in the patch's header (None where that was not asked).
+    """
 
     code: str
     symbol: str
     message: str
+    engine: str = ""
+    accepted: bool | None = None
 
-    def to_json(self) -> dict[str, str]:
-        """The finding as a JSON object."""
-        return {"code": self.code, "symbol": self.symbol, "message": self.message}
+    def to_json(self) -> dict[str, Any]:
+        """The finding as a JSON object; `engine` and `accepted` where they are known."""
+        facts: dict[str, Any] = {
+            "code": self.code,
+            "symbol": self.symbol,
+            "message": self.message,
+        }
+        if self.engine:
+            facts["engine"] = self.engine
+        if self.accepted is not None:
+            facts["accepted"] = self.accepted
+        return facts
 
 
 @dataclass(frozen=True)

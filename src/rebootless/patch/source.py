@@ -25,6 +25,8 @@ CVE = re.compile(r"\bCVE-\d{4}-\d{4,}\b")
 SUBJECT = re.compile(r"^Subject:[ \t]*(.*(?:\n[ \t].*)*)", re.MULTILINE)
 DESCRIPTION = re.compile(r"^Description:[ \t]*(.*)", re.MULTILINE)  # of Debian's DEP-3
 SUBJECT_TAGS = re.compile(r"^(\s*\[[^\]]*\])+\s*")
+ACCEPT = re.compile(r"^Rebootless-Accept:(.*)$", re.MULTILINE | re.IGNORECASE)
+CODE = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
 DIFF_START = re.compile(r"^(diff --git |diff -|Index: |--- )", re.MULTILINE)
 SPECIAL_MODE = re.compile(r"^(?:new|deleted)?(?: file)? ?mode 1[26]0000$", re.MULTILINE)
 HOW = "give a unified diff, as `git diff`, `git format-patch` or `diff -urN a b` write it"
@@ -59,6 +61,14 @@ class PatchedFile:
 
 
 @dataclass(frozen=True)
+class Acceptance:
+    """A finding that the author has judged: its code, for these symbols (none: whatever symbol)."""
+
+    code: str
+    symbols: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class PatchPart:
     """One patch file; `text` is the patch in the form that `patch -p1` takes."""
 
@@ -67,6 +77,7 @@ class PatchPart:
     files: tuple[PatchedFile, ...]
     title: str
     cves: tuple[str, ...]
+    accepts: tuple[Acceptance, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -83,6 +94,7 @@ class SourcePatch:
     parts: tuple[PatchPart, ...]
     title: str
     cves: tuple[str, ...]
+    accepts: tuple[Acceptance, ...] = ()
 
 
 def load(paths: Sequence[Path]) -> SourcePatch:
@@ -109,6 +121,7 @@ def combine(parts: Sequence[PatchPart]) -> SourcePatch:
         parts=tuple(parts),
         title=next((part.title for part in parts if part.title), ""),
         cves=tuple(dict.fromkeys(cve for part in parts for cve in part.cves)),
+        accepts=tuple(dict.fromkeys(a for part in parts for a in part.accepts)),
     )
 
 
@@ -137,17 +150,31 @@ def parse(text: bytes, name: str) -> PatchPart:
     files = tuple(_file(entry, name) for entry in parsed)
     if not any(file.hunks for file in files):
         raise PatchInputError(f"{name} has no changes in it: it is not a diff", hint=HOW)
-    title, cves = _header(decoded)
-    return PatchPart(name, text, files, title, cves)
-
-
-def _header(decoded: str) -> tuple[str, tuple[str, ...]]:
-    """The subject and the CVE ids from the text before the first diff."""
     start = DIFF_START.search(decoded)
     header = decoded[: start.start()] if start else ""
+    title, cves = _header(header)
+    return PatchPart(name, text, files, title, cves, _acceptances(header, name))
+
+
+def _header(header: str) -> tuple[str, tuple[str, ...]]:
+    """The subject and the CVE ids from the text before the first diff."""
     subject = SUBJECT.search(header) or DESCRIPTION.search(header)
     title = SUBJECT_TAGS.sub("", " ".join(subject.group(1).split())) if subject else ""
     return title, tuple(dict.fromkeys(CVE.findall(header)))
+
+
+def _acceptances(header: str, name: str) -> tuple[Acceptance, ...]:
+    """The findings that the header accepts: `Rebootless-Accept: CODE [SYMBOL[, SYMBOL...]]`."""
+    found = []
+    for match in ACCEPT.finditer(header):
+        code, *symbols = match[1].replace(",", " ").split() or [""]
+        if CODE.fullmatch(code) is None:
+            raise PatchInputError(
+                f"{name}: '{match[0].strip()}' names no code of a finding",
+                hint="write `Rebootless-Accept: CODE` or `Rebootless-Accept: CODE SYMBOL, SYMBOL`",
+            )
+        found.append(Acceptance(code, tuple(symbols)))
+    return tuple(found)
 
 
 def _file(entry: unidiff.patch.PatchedFile, name: str) -> PatchedFile:

@@ -12,7 +12,7 @@ from typing import Any
 from ..base.events import RecordingMonitor, stage
 from ..base.fs import atomic_write
 from ..bundle import archive
-from ..bundle.manifest import Manifest, TargetKernel
+from ..bundle.manifest import KnownWarning, Manifest, TargetKernel
 from ..bundle.manifest import PatchedFunction as FunctionEntry
 from ..bundle.manifest import PatchedObject as ObjectEntry
 from ..diff.delta import Finding
@@ -105,6 +105,9 @@ def _manifest(job: Job, units: Sequence[Unit], module: bytes) -> Manifest:
         toolchain=job.toolchain,
         tool_version=metadata.version("rebootless"),
         cves=job.cves,
+        warnings=tuple(
+            KnownWarning(w.code, w.symbol, w.message, bool(w.accepted)) for w in job.warnings
+        ),
     )
 
 

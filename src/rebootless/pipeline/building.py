@@ -8,7 +8,7 @@ from dataclasses import replace as replaced
 from pathlib import Path
 
 from ..base.errors import MismatchError, NoChangeError, PatchInputError, RefusedError
-from ..base.events import Monitor, NullMonitor, RecordingMonitor, Warned, stage
+from ..base.events import Monitor, NullMonitor, RecordingMonitor, stage
 from ..base.fs import cache_root, read_bytes
 from ..base.workdir import Workdir
 from ..bundle import archive, naming
@@ -30,7 +30,7 @@ from ..patch.source import load as load_patches
 from ..provider.base import KernelFiles
 from ..provider.local import LocalProvider
 from ..provider.toolchain import find_compiler
-from . import checking
+from . import checking, telling
 from .artifact import BuildResult, write_bundle
 from .job import Job, Unit
 from .kernel import ShippedKernel, find
@@ -87,6 +87,7 @@ def build(
         units = _matched(job, units)
         _judged(job, units)
         units = _emitted(job, units)
+        telling.warn_of_unused(job)
         module = _linked(job, units, tree)
     output = output or Path(f"{naming.short_name(chosen)}{archive.SUFFIX}")
     return write_bundle(job, units, module, output, recorder)
@@ -127,9 +128,9 @@ def _differing(job: Job, pairs: Sequence[UnitPair]) -> list[Unit]:
             hint="comments, line numbers and unused code need no live patch",
         )
     refused = [f for u in found for f in (*u.delta.refused, *_untraceable(u.delta))]
-    _refuse(refused)
+    telling.refuse(job, refused)
     for unit in found:
-        _warn(job, unit.delta.warnings)
+        telling.warn(job, unit.delta.warnings)
     if not any(u.delta.changed for u in found):
         raise NoChangeError(
             "the patch only adds code that nothing in the running kernel calls",
@@ -199,8 +200,8 @@ def _matched(job: Job, units: Sequence[Unit]) -> list[Unit]:
 def _judged(job: Job, units: Sequence[Unit]) -> None:
     """Whether the patch is safe. Raises RefusedError."""
     verdict = checking.check(job, units)
-    _refuse(verdict.refused)
-    _warn(job, verdict.warnings)
+    telling.refuse(job, verdict.refused)
+    telling.warn(job, verdict.warnings)
 
 
 def _originals(delta: Delta) -> set[int]:
@@ -221,10 +222,10 @@ def _emitted(job: Job, units: Sequence[Unit]) -> list[Unit]:
     )
     with stage(job.monitor, "resolve", "Resolving symbols"):
         found = [replaced(u, emitted=_emit(job, u, n, siblings)) for n, u in enumerate(units)]
-    _refuse([f for u in found if u.emitted for f in u.emitted.refused])
+    telling.refuse(job, [f for u in found if u.emitted for f in u.emitted.refused])
     for unit in found:
         if unit.emitted:
-            _warn(job, unit.emitted.warnings)
+            telling.warn(job, unit.emitted.warnings)
     return found
 
 
@@ -287,25 +288,6 @@ def _objects(units: Sequence[Unit]) -> list[PatchedObject]:
             )
     order = sorted(by_object, key=lambda name: (name != VMLINUX, name))
     return [PatchedObject(name, tuple(by_object[name])) for name in order]
-
-
-def _refuse(refused: Sequence[Finding]) -> None:
-    if not refused:
-        return
-    unique = list(dict.fromkeys(refused))
-    lines = "\n".join(f"  [{f.code}] {f.message}" for f in unique)
-    raise RefusedError(
-        f"the patch cannot be applied live, for {_count(len(unique), 'reason')}:\n{lines}",
-        hint="each reason says what to change in the source patch",
-        refusals=unique,
-    )
-
-
-def _warn(job: Job, warnings: Sequence[Finding]) -> None:
-    for warning in warnings:
-        if warning not in job.warnings:
-            job.warnings.append(warning)
-            job.monitor.emit(Warned(warning.message))
 
 
 def _count(number: int, word: str) -> str:

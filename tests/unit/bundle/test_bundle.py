@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import io
 import json
 import resource
@@ -10,6 +11,7 @@ import signal
 import subprocess
 import sys
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,7 +21,13 @@ from hypothesis import strategies as st
 from rebootless.base.errors import BundleError, NotFoundError, PatchInputError, ResourceError
 from rebootless.bundle import archive, manifest, naming
 from rebootless.bundle.archive import Bundle, create, decode, encode, read, with_test_log, write
-from rebootless.bundle.manifest import Manifest, PatchedFunction, PatchedObject, TargetKernel
+from rebootless.bundle.manifest import (
+    KnownWarning,
+    Manifest,
+    PatchedFunction,
+    PatchedObject,
+    TargetKernel,
+)
 
 
 def sample_manifest() -> Manifest:
@@ -194,12 +202,26 @@ def test_unknown_schema_is_named(schema: object) -> None:
         {"cves": "CVE-1"},
         {"members": {"a": 1}},
         {"replace": 1},
+        {"warnings": [{"code": "x", "symbol": "f", "message": "m"}]},
     ],
 )
 def test_manifests_of_wrong_types_are_refused(change: dict[str, object]) -> None:
     raw = {**sample().manifest.to_json(), **change}
     with pytest.raises(BundleError, match="manifest"):
         manifest.parse(json.dumps(raw).encode(), where="x.rlp")
+
+
+def test_warnings_are_kept_and_older_manifests_keep_their_id() -> None:
+    plain = sample_manifest()
+    noted = replace(plain, warnings=(KnownWarning("a-b", "f", "look", True),))
+    assert manifest.parse(json.dumps(noted.to_json()).encode(), where="x.rlp") == noted
+    assert noted.id != plain.id
+    older = plain.to_json()
+    del older["warnings"]
+    read_back = manifest.parse(json.dumps(older).encode(), where="x.rlp")
+    assert read_back == plain
+    text = json.dumps(older, sort_keys=True, separators=(",", ":")).encode()
+    assert read_back.id == hashlib.sha256(text).hexdigest()
 
 
 @pytest.mark.parametrize("blob", [b"", b"[]", b"\xff", b"[" * 100_000])

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from rebootless.base.errors import NotFoundError, PatchInputError
-from rebootless.patch.source import Change, combine, load, parse
+from rebootless.patch.source import Acceptance, Change, combine, load, parse
 
 MAIL = b"""From 0123456789abcdef Mon Sep 17 00:00:00 2001
 From: A Developer <dev@example.org>
@@ -157,3 +157,22 @@ def test_missing_file_is_not_found(tmp_path: Path) -> None:
 def test_form_feeds_and_carriage_returns_do_not_split_lines() -> None:
     text = b"--- a/x.c\n+++ b/x.c\n@@ -1,2 +1,2 @@\n a\x0cb\r\n-c\x85\n+d\n"
     assert len(parse(text, "x").files[0].hunks[0].expected) == 2
+
+
+def test_the_header_accepts_findings() -> None:
+    lines = b"Rebootless-Accept: address-in-data\nrebootless-accept: lock-count-changed f, g  h\r\n"
+    accepted = (
+        Acceptance("address-in-data"),
+        Acceptance("lock-count-changed", ("f", "g", "h")),
+    )
+    part = parse(lines + PLAIN, "p.patch")
+    assert part.accepts == accepted
+    assert combine([part, parse(PLAIN, "q.patch"), part]).accepts == accepted
+    inside = PLAIN + b"--- a/x.c\n+++ b/x.c\n@@ -1 +1,2 @@\n x\n+Rebootless-Accept: some-code\n"
+    assert parse(inside, "p.patch").accepts == ()
+
+
+@pytest.mark.parametrize("rest", [b"", b" ", b" Not_A_Code"])
+def test_an_acceptance_without_a_code_is_refused(rest: bytes) -> None:
+    with pytest.raises(PatchInputError, match="no code"):
+        parse(b"Rebootless-Accept:" + rest + b"\n" + PLAIN, "p.patch")

@@ -98,5 +98,12 @@ def render(page: Page, facts: Facts) -> None:
             for f in o["functions"]
         ],
     )
-    for finding in facts["warnings"]:
-        page.line(f"warning: {finding['message']}")
+    accepted = [w for w in facts["warnings"] if w["accepted"]]
+    if accepted:
+        page.line("accepted: " + ", ".join(f"{w['code']} {w['symbol']}".strip() for w in accepted))
+    open_ones = [w for w in facts["warnings"] if not w["accepted"]]
+    for finding in open_ones:
+        page.line(f"warning: [{finding['code']}] {finding['message']}")
+    if open_ones:
+        example = f"{open_ones[0]['code']} {open_ones[0]['symbol']}".strip()
+        page.line(f"A line `Rebootless-Accept: {example}` in the patch's header accepts a warning.")

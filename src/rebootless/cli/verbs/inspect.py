@@ -20,7 +20,7 @@ def command(out: Output, path: Path) -> None:
 
 
 def render(page: Page, facts: Facts) -> None:
-    """What it is and for which kernel, the functions, the modules."""
+    """What it is and for which kernel, the functions, the warnings, the modules."""
     if facts["kind"] == "module":
         _module(page, facts)
         return
@@ -47,6 +47,10 @@ def render(page: Page, facts: Facts) -> None:
             for o in manifest["objects"]
             for f in o["functions"]
         ],
+    )
+    page.table(
+        ["warning", "about", "accepted", "message"],
+        [(w["code"], w["symbol"], w["accepted"], w["message"]) for w in manifest["warnings"]],
     )
     for module in facts["modules"]:
         _module(page, module)

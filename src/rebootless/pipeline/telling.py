@@ -1,0 +1,48 @@
+"""Refusing and warning, with what the patch's header accepts left out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..base.errors import RefusedError
+from ..base.events import Note, Warned
+from ..diff.delta import Finding
+from ..safety import accept
+from .job import Job
+
+
+def refuse(job: Job, refused: Sequence[Finding]) -> None:
+    """Raises RefusedError with all refusals but the accepted ones, which become warnings."""
+    stand, accepted = accept.split(refused, job.patch.accepts)
+    warn(job, accepted)
+    if not stand:
+        return
+    lines = "\n".join(f"  [{f.code}] {f.message}" for f in stand)
+    number = f"{len(stand)} reason{'' if len(stand) == 1 else 's'}"
+    hint = "each reason says what to change in the source patch"
+    if acceptable := next((f for f in stand if f.code in accept.ACCEPTABLE), None):
+        hint += (
+            "; if you know it to be safe, a line `Rebootless-Accept: "
+            f"{acceptable.code} {acceptable.symbol}` in the patch's header accepts it"
+        )
+    raise RefusedError(
+        f"the patch cannot be applied live, for {number}:\n{lines}", hint=hint, refusals=stand
+    )
+
+
+def warn(job: Job, warnings: Sequence[Finding]) -> None:
+    """Keeps each warning once, and tells it; of accepted ones only that they are there."""
+    for finding in warnings:
+        warning = accept.judged(finding, job.patch.accepts)
+        if warning in job.warnings:
+            continue
+        job.warnings.append(warning)
+        if warning.accepted:
+            job.monitor.emit(Note(f"accepted: {warning.code} {warning.symbol}".rstrip()))
+        else:
+            job.monitor.emit(Warned(f"[{warning.code}] {warning.message}"))
+
+
+def warn_of_unused(job: Job) -> None:
+    """Warns of lines in the patch's header that accept what nothing found."""
+    warn(job, accept.unused(job.patch.accepts, job.warnings))
