@@ -2,7 +2,8 @@
 
     manifest.json      what the bundle is, and the SHA-256 of everything below but the log
     modules/NAME.ko    the kernel module
-    source.patch       the patch that it was built from
+    source.patch       the patch that it was built from, or
+    source/NAME.c      the C files
     match.json         the proof that what was compiled is what the kernel ships
     report.json        how it was built
     test.log           the log of its test in QEMU; first line: the id of the bundle it tested
@@ -34,6 +35,7 @@ TEST_LOG = "test.log"
 SOURCE_PATCH = "source.patch"
 MATCH = "match.json"
 REPORT = "report.json"
+SOURCES = "source/"
 MODULES = "modules/"
 SUFFIX = ".rlp"
 

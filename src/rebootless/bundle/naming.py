@@ -15,7 +15,7 @@ MAX_NAME = 55
 # A patch named after its file could be called like a module of the kernel (ext4.patch).
 PREFIX = "rebootless_"
 _ALLOWED = re.compile(r"[A-Za-z0-9_]+", re.ASCII)
-_SUFFIXES = (".patch", ".diff", ".mbox", ".eml", ".txt", ".rlp", ".ko")
+_SUFFIXES = (".patch", ".diff", ".mbox", ".eml", ".txt", ".rlp", ".ko", ".c")
 
 
 def check_name(name: str) -> str:

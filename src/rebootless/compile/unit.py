@@ -64,7 +64,7 @@ def build_pairs(
     # `max_units` is no input: whether the stages exist at all depends on it.
     key = fingerprint("pairs-1", str(tree.root), variant.name, patch.text)
     if workdir.is_done(ORIG_STAGE, key) and workdir.is_done(PATCHED_STAGE, key):
-        pairs = _load(workdir)
+        pairs = load_record(workdir)
         if pairs is not None and len(pairs) <= max_units:
             monitor.emit(Note(f"compiled before: {count_of(len(pairs))} in {workdir.root}"))
             return pairs
@@ -78,8 +78,8 @@ def build_pairs(
             report.detail("kbuild shows how")
             originals.learn(tree, plan.units, jobs=jobs)
             built = _compile(tree, plan, applied, variant, workdir, key, jobs, report)
-            pairs = tuple(_pair(unit, workdir) for unit in built)
-            _record(workdir, pairs)
+            pairs = tuple(pair_of(unit, workdir) for unit in built)
+            record(workdir, pairs)
             report.result = count_of(len(pairs))
     if dropped := len(plan.units) - len(built):
         monitor.emit(Note(f"{count_of(dropped)} of them turned out not to read the headers"))
@@ -112,7 +112,7 @@ def build_originals(
             raise CompileError(f"this kernel does not compile {', '.join(off)}")
         with stage(monitor, "compile-original", "Compiling the original units"):
             originals.learn(tree, units, jobs=jobs)
-            _finish(_original_jobs(tree, units, variant), tree, variant, jobs)
+            finish_originals(original_jobs(tree, units, variant), tree, variant, jobs)
     return {source: stored(tree, variant, source) for source in sources}
 
 
@@ -122,7 +122,7 @@ def _skipped(tree: Tree, patch: SourcePatch) -> frozenset[str]:
     return skipped(patch) | {f.path for f in patch.files if f.path.startswith(left_out)}
 
 
-def _original_jobs(tree: Tree, units: Sequence[Membership], variant: Variant) -> list[Job]:
+def original_jobs(tree: Tree, units: Sequence[Membership], variant: Variant) -> list[Job]:
     """The originals that are not in the cache yet."""
     return [
         originals.job(tree, tree.orig, unit.source, variant)
@@ -131,16 +131,16 @@ def _original_jobs(tree: Tree, units: Sequence[Membership], variant: Variant) ->
     ]
 
 
-def _finish(jobs: Sequence[Job], tree: Tree, variant: Variant, parallel: int) -> None:
+def finish_originals(jobs: Sequence[Job], tree: Tree, variant: Variant, parallel: int) -> None:
     """Compiles originals and moves them into the cache."""
 
-    def keep(outcome: Outcome) -> None:
+    def store(outcome: Outcome) -> None:
         if outcome.failed is None:
             made = tree.orig / object_path(outcome.job.name)
             originals.place(made, stored(tree, variant, outcome.job.name))
         _dependency_file(tree.orig, outcome.job.name).unlink(missing_ok=True)
 
-    outcomes = run_all(jobs, parallel=parallel, finished=keep)
+    outcomes = run_all(jobs, parallel=parallel, finished=store)
     originals.check(outcomes, {j.name: f"the kernel's own {j.name} does not compile" for j in jobs})
 
 
@@ -158,15 +158,8 @@ def _compile(
 
     Returns the units that are affected; their objects are in the stages.
     """
-    outputs = [
-        str(path.relative_to(tree.patched))
-        for unit in plan.units
-        for path in (
-            tree.patched / object_path(unit.source),
-            _dependency_file(tree.patched, unit.source),
-        )
-    ]
-    first = _original_jobs(tree, plan.units, variant)
+    outputs = scratch_files(tree, plan.units)
+    first = original_jobs(tree, plan.units, variant)
     second = [originals.job(tree, tree.patched, unit.source, variant) for unit in plan.units]
     total, done = len(first) + len(second), 0
 
@@ -188,8 +181,20 @@ def _compile(
         if not built:
             headers = ", ".join(sorted(plan.headers))
             raise NoChangeError(f"no unit that this kernel compiles reads {headers}")
-        _keep(tree, built, variant, workdir, key)
+        keep(tree, built, variant, workdir, key)
     return built
+
+
+def scratch_files(tree: Tree, units: Sequence[Membership]) -> list[str]:
+    """What compiling `units` leaves in the twin, to be removed again."""
+    return [
+        str(path.relative_to(tree.patched))
+        for unit in units
+        for path in (
+            tree.patched / object_path(unit.source),
+            _dependency_file(tree.patched, unit.source),
+        )
+    ]
 
 
 def _merged(first: list[Job], second: list[Job]) -> list[Job]:
@@ -247,7 +252,7 @@ def _normal(path: str) -> str:
     return "/".join(parts)
 
 
-def _keep(
+def keep(
     tree: Tree, units: Sequence[Membership], variant: Variant, workdir: Workdir, key: str
 ) -> None:
     """Copies the objects of both trees into their stages."""
@@ -268,7 +273,8 @@ def _copy(made: Path, kept: Path) -> None:
         raise os_failure("keep", kept, exc) from exc
 
 
-def _pair(unit: Membership, workdir: Workdir) -> UnitPair:
+def pair_of(unit: Membership, workdir: Workdir) -> UnitPair:
+    """A compiled unit, with its objects in the stages."""
     path = unit.modules[0] if unit.fate is Fate.MODULE else ""
     name = object_path(unit.source)
     return UnitPair(
@@ -280,7 +286,7 @@ def _pair(unit: Membership, workdir: Workdir) -> UnitPair:
     )
 
 
-def _record(workdir: Workdir, pairs: Sequence[UnitPair]) -> None:
+def record(workdir: Workdir, pairs: Sequence[UnitPair]) -> None:
     """Writes the pairs down, with paths relative to the work folder."""
     rows = [asdict(pair) for pair in pairs]
     for row in rows:
@@ -289,7 +295,7 @@ def _record(workdir: Workdir, pairs: Sequence[UnitPair]) -> None:
     atomic_write(workdir.stage(PATCHED_STAGE) / RECORD, json.dumps(rows, indent=1))
 
 
-def _load(workdir: Workdir) -> tuple[UnitPair, ...] | None:
+def load_record(workdir: Workdir) -> tuple[UnitPair, ...] | None:
     """The pairs of an earlier run; None when the record or an object is gone."""
     try:
         rows: list[Mapping[str, str]] = json.loads(

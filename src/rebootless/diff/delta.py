@@ -38,6 +38,7 @@ class KernelRef:
     `orig_symbol` is the index of the correlated symbol in the original object (where run-pre
     matching learned its address), or None for a symbol that only the patched object refers to.
     `defined` says that this unit itself defines the symbol; `is_global` that other units see it.
+    A hand-written patch says itself which one it means: `position` (0: unique) in `object`.
     """
 
     name: str
@@ -45,6 +46,8 @@ class KernelRef:
     defined: bool
     is_global: bool
     is_weak: bool = False
+    object: str = ""
+    position: int | None = None
 
 
 @dataclass(frozen=True)

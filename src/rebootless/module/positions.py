@@ -10,6 +10,8 @@ from ..kernel.modules import ModuleImage
 from ..kernel.symbols import SymbolIndex
 from .resolve import VMLINUX
 
+_NEAR = 40  # symbols looked at on either side for one that says where it is
+
 
 @dataclass(frozen=True)
 class KernelPositions:
@@ -36,3 +38,25 @@ class KernelPositions:
             binding = module.elf.symbols.binding
             chosen = [n for n, i in enumerate(everyone, 1) if binding[i] != Binding.LOCAL]
         return tuple(0 if len(everyone) == 1 else n for n in chosen)
+
+    def places_of(self, object_name: str, name: str) -> tuple[str, ...]:
+        """Where vmlinux or the module has `name`, in words, in the order of positions."""
+        if object_name == VMLINUX:
+            return tuple(self._place(p) for p in self.symbols.positions(name))
+        module = self.module()
+        if module is None or module.name != object_name:
+            return ()
+        table = module.elf.symbols
+        return tuple(f"at {int(table.value[i]):#x} of its section" for i in module.namesakes(name))
+
+    def _place(self, position: int) -> str:
+        """An address, and the symbols around it, which tell the unit."""
+        names, types = self.symbols.table.names, self.symbols.table.types
+        near = [
+            names[p]
+            for step in (-1, 1)
+            for p in range(position + step, position + step * _NEAR, step)
+            if 0 <= p < len(names) and chr(int(types[p])) in "TD"
+        ]
+        address = int(self.symbols.table.addresses[position])
+        return f"at {address:#x}, near {' and '.join(near[:1] + near[-1:]) or 'nothing global'}"

@@ -67,6 +67,10 @@ class Positions(Protocol):
         """The livepatch positions of a global `name` in an object; () if it has none."""
         ...
 
+    def places_of(self, object_name: str, name: str) -> tuple[str, ...]:
+        """Where an object has `name`, local or global, in words and by position."""
+        ...
+
 
 @dataclass(frozen=True)
 class Resolver:
@@ -80,6 +84,8 @@ class Resolver:
 
     def resolve(self, ref: KernelRef) -> Resolved | Finding:
         """The way to reach `ref`, or the refusal that says why there is none."""
+        if ref.position is not None:
+            return self._declared(ref, ref.position)
         if not ref.defined and ref.name in self.siblings:
             return Plain(ref.name)
         proof = self.proofs.get(ref.orig_symbol) if ref.orig_symbol is not None else None
@@ -110,6 +116,40 @@ class Resolver:
             )
         return Livepatch(owner, ref.name, 0)
 
+    def _declared(self, ref: KernelRef, position: int) -> Resolved | Finding:
+        """What the author of a hand-written patch means; checked, not guessed."""
+        if self.object == VMLINUX and ref.object != VMLINUX:
+            return Finding(
+                "module-symbol",
+                ref.name,
+                f"'{ref.name}' belongs to the module {ref.object}, which the kernel proper cannot "
+                "refer to",
+            )
+        places = self.positions.places_of(ref.object, ref.name)
+        if not places:
+            return Finding(
+                "unknown-symbol", ref.name, f"the kernel's {ref.object} has no '{ref.name}'"
+            )
+        proof = self.proofs.get(ref.orig_symbol) if ref.orig_symbol is not None else None
+        if proof is not None and not proof.offset and ref.object == self.object:
+            if position in (proof.position, 0):
+                return Livepatch(self.object, proof.name, proof.position)
+            return Finding(
+                "wrong-position",
+                ref.name,
+                f"'{ref.name}' of this unit is the one at position {proof.position} in "
+                f"{ref.object}, not at {position}",
+            )
+        if (position == 0 and len(places) > 1) or position > len(places):
+            listed = "".join(f"\n      {n}: {place}" for n, place in enumerate(places, 1))
+            return Finding(
+                "ambiguous-symbol",
+                ref.name,
+                f"{ref.object} has {len(places)} symbols '{ref.name}', so REBOOTLESS_SYMBOL must "
+                f"give the position of the one that is meant:{listed}",
+            )
+        return Livepatch(ref.object, ref.name, 0 if len(places) == 1 else position)
+
     def _by_name(self, ref: KernelRef) -> Resolved | Finding:
         for owner in dict.fromkeys((self.object, VMLINUX)):
             positions = self.positions.positions_of(owner, ref.name)
@@ -124,8 +164,16 @@ class Resolver:
                 )
         if ref.is_weak:
             return Plain(ref.name, is_weak=True)
+        return self._unknown(ref.name)
+
+    def _unknown(self, name: str) -> Finding:
+        private = [o for o in (self.object, VMLINUX) if self.positions.places_of(o, name)]
+        if not private:
+            message = f"neither {self.object} nor the patch defines '{name}'"
+            return Finding("unknown-symbol", name, message)
         return Finding(
             "unknown-symbol",
-            ref.name,
-            f"neither {self.object} nor the patch defines '{ref.name}'",
+            name,
+            f"'{name}' is private to another unit of {private[0]}; a patch that is written as C "
+            f"reaches it with REBOOTLESS_SYMBOL({private[0]}, {name}, 0);",
         )

@@ -58,7 +58,7 @@ def write_bundle(
         report = _report(job, units)
         members = {
             f"{archive.MODULES}{job.name}.ko": module,
-            archive.SOURCE_PATCH: job.patch.text,
+            **(job.sources or {archive.SOURCE_PATCH: job.patch.text}),
             archive.MATCH: _json(_evidence(units)),
             archive.REPORT: _json(report),
         }

@@ -12,10 +12,12 @@ from ..base.events import Monitor, NullMonitor, RecordingMonitor, stage
 from ..base.fs import cache_root, read_bytes
 from ..base.workdir import Workdir
 from ..bundle import archive, naming
+from ..compile.inplace import build_in_place
 from ..compile.tree import Tree, prepare
 from ..compile.unit import UnitPair, build_pairs
 from ..diff import Delta, diff
 from ..diff.delta import Finding, KernelRef
+from ..diff.handwritten import handwritten
 from ..elf.model import ElfFile
 from ..elf.reader import parse as parse_elf
 from ..elf.reader import read as read_elf
@@ -26,6 +28,7 @@ from ..module.link import PatchedFunction, PatchedObject, link
 from ..module.positions import KernelPositions
 from ..module.relocs import MAX_SYMBOL_OLD
 from ..module.resolve import VMLINUX, Proof, Resolver
+from ..patch import csource
 from ..patch.source import load as load_patches
 from ..provider.base import KernelFiles
 from ..provider.local import LocalProvider
@@ -51,7 +54,7 @@ def build(
     suites: Sequence[str] = (),
     monitor: Monitor | None = None,
 ) -> BuildResult:
-    """Builds one live patch from patch files (several are applied in order).
+    """Builds one live patch from patch files (several are applied in order), or from C files.
 
     The kernel is `local`, or the release `kernel`, or the running one. With `replace` the patch
     takes the place of all that were applied before it. `name` is the module's, by default
@@ -62,7 +65,8 @@ def build(
     RefusedError (with all refusals), NoChangeError, NotFoundError, ResourceError.
     """
     recorder = RecordingMonitor(monitor or NullMonitor())
-    patch = load_patches(patches)
+    written = csource.load(patches) if csource.is_c(patches) else ()
+    patch = csource.as_patch(written) if written else load_patches(patches)
     chosen = naming.check_name(name or naming.default_name(patch.name))
     files = find(kernel, local=local, suites=suites, monitor=recorder)
     shipped = ShippedKernel(files)
@@ -79,10 +83,14 @@ def build(
         Workdir(folder),
         recorder,
         toolchain.text,
+        {f"{archive.SOURCES}{source.name}": source.text for source in written},
     )
     tree = prepare(files, recorder)
     with job.work.locked():
-        pairs = build_pairs(tree, patch, job.work, recorder, max_units=max_units)
+        if written:
+            pairs = build_in_place(tree, written, job.work, recorder)
+        else:
+            pairs = build_pairs(tree, patch, job.work, recorder, max_units=max_units)
         units = _differing(job, pairs)
         units = _matched(job, units)
         _judged(job, units)
@@ -115,7 +123,7 @@ def _differing(job: Job, pairs: Sequence[UnitPair]) -> list[Unit]:
         for pair in pairs:
             orig, patched = read_elf(pair.orig), read_elf(pair.patched)
             _check_objtool(job, pair.source, orig)
-            delta = diff(orig, patched)
+            delta = _delta(job, pair, orig, patched)
             if not delta.is_empty:
                 found.append(Unit(pair, orig, patched, delta))
         changed = sum(len(u.delta.changed) for u in found)
@@ -137,6 +145,10 @@ def _differing(job: Job, pairs: Sequence[UnitPair]) -> list[Unit]:
             hint="patch a function that uses it",
         )
     return found
+
+
+def _delta(job: Job, pair: UnitPair, orig: ElfFile, patched: ElfFile) -> Delta:
+    return handwritten(orig, patched, pair.module) if job.sources else diff(orig, patched)
 
 
 def _check_supported(kernel: ShippedKernel) -> None:

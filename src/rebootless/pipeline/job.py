@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ..base.events import Monitor
@@ -30,7 +31,7 @@ class Unit:
 
 @dataclass(frozen=True)
 class Job:
-    """What every stage of one build shares."""
+    """What every stage of one build shares. `sources` are hand-written C files, by member."""
 
     name: str
     version: str
@@ -41,4 +42,5 @@ class Job:
     work: Workdir
     monitor: Monitor
     toolchain: str = ""
+    sources: Mapping[str, bytes] = field(default_factory=dict)
     warnings: list[Finding] = field(default_factory=list)

@@ -42,6 +42,9 @@ class Names:
     def positions_of(self, object_name: str, name: str) -> tuple[int, ...]:
         return self.table.get((object_name, name), ())
 
+    def places_of(self, object_name: str, name: str) -> tuple[str, ...]:
+        return tuple(f"at {p}" for p in self.table.get((object_name, name), ()))
+
 
 def resolver(owner: str = "vmlinux", **changes: object) -> Resolver:
     values: dict[str, object] = {
@@ -94,6 +97,35 @@ def test_resolved(owner: str, wanted: KernelRef, found: object) -> None:
 def test_refused(wanted: KernelRef, code: str) -> None:
     found = resolver().resolve(wanted)
     assert isinstance(found, Finding) and found.code == code and wanted.name in found.message
+
+
+def declared(name: str, position: int, owner: str = "vmlinux", orig: int | None = None) -> object:
+    wanted = KernelRef(name, orig, False, True, object=owner, position=position)
+    return resolver().resolve(wanted)
+
+
+def test_declared_by_the_author_of_a_c_file() -> None:
+    assert declared("lone", 0) == Livepatch("vmlinux", "lone", 0)
+    assert declared("lone", 1) == Livepatch("vmlinux", "lone", 0), "the only one has position 0"
+    assert declared("twins", 2) == Livepatch("vmlinux", "twins", 2)
+    assert declared("local", 0, orig=7) != Livepatch("vmlinux", "local", 0)
+
+
+@pytest.mark.parametrize(
+    ("position", "orig", "name", "owner", "code"),
+    [
+        (0, None, "twins", "vmlinux", "ambiguous-symbol"),
+        (3, None, "twins", "vmlinux", "ambiguous-symbol"),
+        (1, 7, "twins", "vmlinux", "wrong-position"),
+        (0, None, "nowhere", "vmlinux", "unknown-symbol"),
+        (0, None, "lone", "ext4", "module-symbol"),
+    ],
+)
+def test_what_the_author_declares_is_checked(
+    position: int, orig: int | None, name: str, owner: str, code: str
+) -> None:
+    found = declared(name, position, owner, orig)
+    assert isinstance(found, Finding) and found.code == code
 
 
 TEXT = int(SectionFlag.ALLOC | SectionFlag.EXECINSTR)
