@@ -7,6 +7,7 @@
  *	REBOOTLESS_FUNCTIONS(N)	the functions of object N
  *	REBOOTLESS_OBJECTS	all objects
  */
+#include <linux/jump_label.h>
 #include <linux/kernel.h>
 #include <linux/livepatch.h>
 #include <linux/module.h>
@@ -43,8 +44,31 @@ static struct klp_patch patch = {
 	.replace = REBOOTLESS_REPLACE,
 };
 
+/*
+ * A static key of the kernel that is read-only after boot must not get entries
+ * of a module. The patched code has a key of ours in its place, which takes on
+ * the kernel's state before any of that code runs; it never changes again.
+ */
+#define KEY(mirror, real, initial)		\
+	struct static_key mirror = initial;	\
+	extern struct static_key *real;
+#include "rebootless_keys.h"
+#undef KEY
+
+static void __init follow_keys(void)
+{
+#define KEY(mirror, real, initial)		\
+	if (static_key_enabled(real))		\
+		static_key_enable(&mirror);	\
+	else					\
+		static_key_disable(&mirror);
+#include "rebootless_keys.h"
+#undef KEY
+}
+
 static int __init patch_init(void)
 {
+	follow_keys();
 	return klp_enable_patch(&patch);
 }
 

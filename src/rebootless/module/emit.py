@@ -12,10 +12,9 @@ code (`place` and `name` are relocated):
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from ..diff.delta import Delta, Finding, KernelRef, Piece, PieceKind, PieceRef, PieceReloc
-from ..diff.tables import TABLES
+from ..diff.delta import Delta, Finding, Piece, PieceRef, PieceReloc
 from ..elf.constants import (
     SHN_UNDEF,
     Binding,
@@ -24,13 +23,13 @@ from ..elf.constants import (
     SymbolType,
 )
 from ..elf.writer import OutObject, OutReloc, OutSection, OutSymbol, serialize
-from .resolve import VMLINUX, Livepatch, Plain, Resolver
+from .keys import Keys, Mirror
+from .resolve import VMLINUX, Livepatch, Plain, Resolved, Resolver
 
 KLP_SECTION = ".rebootless.klp"
 KLP_STRINGS = ".rebootless.klp.names"
 KLP_RECORD = struct.Struct("<QQIIq")
 ENTRY_PREFIX = "__rebootless_entry_"
-_TRACEPOINT = ("__tracepoint_", "__SCK__tp_func_", "__SCT__tp_func_")
 
 
 @dataclass(frozen=True)
@@ -54,6 +53,7 @@ class EmittedUnit:
     namespaces: frozenset[str]
     refused: tuple[Finding, ...]
     warnings: tuple[Finding, ...]
+    mirrors: tuple[Mirror, ...] = ()
 
 
 def emit(delta: Delta, resolver: Resolver, number: int) -> EmittedUnit:
@@ -75,12 +75,13 @@ class _Emitter:
         self._name_blob = bytearray()
         self.namespaces: set[str] = set()
         self.refused: dict[Finding, None] = {}
-        self.warnings: dict[Finding, None] = {}
+        self.keys = Keys(delta.pieces, resolver, number)
 
     def run(self) -> EmittedUnit:
-        pieces = [self._without_private_keys(p) for p in self.delta.pieces]
+        pieces = [self.keys.settle(p) for p in self.delta.pieces]
+        pieces += self.keys.pointers
         self.places = [self._place(p) for p in pieces]
-        for piece, (section, base) in zip(pieces, self.places, strict=True):
+        for n, (piece, (section, base)) in enumerate(zip(pieces, self.places, strict=True)):
             for symbol in piece.symbols:
                 self.obj.symbols.append(
                     OutSymbol(
@@ -93,15 +94,16 @@ class _Emitter:
                     )
                 )
             for reloc in piece.relocs:
-                self._relocate(piece, section, base, reloc)
+                self._relocate(n, section, base, reloc)
         functions = tuple(self._entries())
         self._add_records()
         return EmittedUnit(
             serialize(self.obj),
             functions,
             frozenset(self.namespaces),
-            tuple(self.refused),
-            tuple(self.warnings),
+            tuple(self.refused | self.keys.refused),
+            tuple(self.keys.warnings),
+            self.keys.mirrors,
         )
 
     def _place(self, piece: Piece) -> tuple[OutSection, int]:
@@ -130,14 +132,17 @@ class _Emitter:
             self.obj.symbols.append(symbol)
         return symbol
 
-    def _relocate(self, piece: Piece, section: OutSection, base: int, reloc: PieceReloc) -> None:
+    def _relocate(self, piece: int, section: OutSection, base: int, reloc: PieceReloc) -> None:
         where = base + reloc.offset
         if isinstance(reloc.target, PieceRef):
             target, start = self.places[reloc.target.piece]
             symbol = self._section_symbol(target)
             section.relocs.append(OutReloc(where, reloc.type, symbol, start + reloc.addend))
             return
-        resolved = self.resolver.resolve(reloc.target)
+        if self.keys.is_mirror(reloc.target):
+            resolved: Resolved | Finding = Plain(reloc.target.name)
+        else:
+            resolved = self.resolver.resolve(reloc.target)
         if isinstance(resolved, Finding):
             self.refused[resolved] = None
         elif isinstance(resolved, Plain):
@@ -145,7 +150,7 @@ class _Emitter:
             section.relocs.append(OutReloc(where, reloc.type, symbol, reloc.addend))
         else:
             self._record(section, where, reloc, resolved)
-            self._check_timing(piece, resolved)
+            self.keys.check_timing(piece, reloc, resolved)
 
     def _undefined_symbol(self, plain: Plain) -> OutSymbol:
         if plain.namespace:
@@ -181,60 +186,6 @@ class _Emitter:
             section = self._sections[KLP_STRINGS] = OutSection(KLP_STRINGS)
         return self._section_symbol(section)
 
-    def _check_timing(self, piece: Piece, target: Livepatch) -> None:
-        """Alternatives are applied when the patch loads, before a module's symbols are known."""
-        if piece.section == ".altinstr_replacement" and target.object != VMLINUX:
-            self.refused[
-                Finding(
-                    "late-alternative",
-                    target.name,
-                    f"an alternative instruction refers to '{target.name}' of the module "
-                    f"{target.object}, which may load after the patch",
-                )
-            ] = None
-
-    def _without_private_keys(self, piece: Piece) -> Piece:
-        """Drops jump labels and static calls whose key lives in the patched module.
-
-        The kernel wires them up when the patch loads, when the module's key has no address yet.
-        A static call still works without its entry: it goes through the trampoline. A tracepoint
-        keeps quiet in the patched function, with a warning. Any other key is refused.
-        """
-        table = TABLES.get(piece.section) if piece.kind is PieceKind.TABLE else None
-        if table is None or not table.keyed or self.resolver.object == VMLINUX:
-            return piece
-        dropped: set[int] = set()
-        for reloc in piece.relocs:
-            if reloc.offset % piece.entsize == 0 or not isinstance(reloc.target, KernelRef):
-                continue
-            resolved = self.resolver.resolve(reloc.target)
-            if isinstance(resolved, Livepatch) and resolved.object != VMLINUX:
-                dropped.add(reloc.offset // piece.entsize)
-                self._judge_private_key(piece.section, resolved)
-        return _without_entries(piece, dropped) if dropped else piece
-
-    def _judge_private_key(self, section: str, key: Livepatch) -> None:
-        if section == ".static_call_sites":
-            return
-        if key.name.startswith(_TRACEPOINT):
-            name = key.name.removeprefix("__tracepoint_")
-            finding = Finding(
-                "tracepoint-dropped",
-                name,
-                f"the tracepoint '{name}' of the module {key.object} does not fire in the patched "
-                "functions while the patch is applied",
-            )
-            self.warnings[finding] = None
-        else:
-            self.refused[
-                Finding(
-                    "private-static-key",
-                    key.name,
-                    f"the static key '{key.name}' belongs to the module {key.object}: patched code "
-                    "cannot follow it; use static_key_enabled() in the patched function",
-                )
-            ] = None
-
     def _entries(self) -> list[EmittedFunction]:
         """A global symbol at each patched function, for the glue code to refer to."""
         found = []
@@ -265,16 +216,3 @@ class _Emitter:
         records = OutSection(KLP_SECTION, align=8, data=bytes(self._records))
         records.relocs = self._record_relocs
         self.obj.sections += [strings, records]
-
-
-def _without_entries(piece: Piece, dropped: set[int]) -> Piece:
-    size = piece.entsize
-    keep = [n for n in range(piece.size // size) if n not in dropped]
-    moved = {old: new for new, old in enumerate(keep)}
-    relocs = tuple(
-        PieceReloc(moved[r.offset // size] * size + r.offset % size, r.type, r.target, r.addend)
-        for r in piece.relocs
-        if r.offset // size in moved
-    )
-    data = b"".join(piece.data[n * size : (n + 1) * size] for n in keep)
-    return replace(piece, data=data, size=len(data), relocs=relocs)

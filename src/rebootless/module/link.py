@@ -1,8 +1,8 @@
 """Unit objects and the C glue -> one .ko, by the kernel's own kbuild.
 
-The directory holds `livepatch.c` (the glue), two generated headers that list objects and functions,
-and the units' ready-made objects. kbuild compiles the glue, links with the kernel's module.lds, and
-modpost adds vermagic and the CRCs of every exported symbol used.
+The directory holds `livepatch.c` (the glue), generated headers that list objects, functions and
+keys, and the units' ready-made objects. kbuild compiles the glue, links with the kernel's
+module.lds, and modpost adds vermagic and the CRCs of every exported symbol used.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 from ..base.errors import CommandError, CompileError
 from ..base.fs import atomic_write, read_bytes
 from ..base.proc import out_of_space, run
+from .keys import Mirror
 from .relocs import MAX_SYMBOL, finish
 from .resolve import VMLINUX
 
@@ -46,6 +47,7 @@ def link(
     folder: Path,
     replace: bool,
     namespaces: Iterable[str] = (),
+    mirrors: Sequence[Mirror] = (),
     max_symbol: int = MAX_SYMBOL,
 ) -> bytes:
     """Builds the patch module `name` in the empty directory `folder` and returns its bytes.
@@ -54,6 +56,7 @@ def link(
     Raises CompileError with kbuild's output.
     """
     _write_sources(name, objects, units, folder, replace, sorted(namespaces))
+    atomic_write(folder / "rebootless_keys.h", _keys_header(mirrors))
     try:
         run(make(f"M={folder}", "-s", "modules"), timeout=300)
     except CommandError as exc:
@@ -107,6 +110,14 @@ def _functions_header(
         lines += ["#ifndef REBOOTLESS_NAMESPACES", "#define REBOOTLESS_NAMESPACES"]
         lines += [f"MODULE_IMPORT_NS({n});" for n in namespaces]
         lines.append("#endif")
+    return "\n".join(lines) + "\n"
+
+
+def _keys_header(mirrors: Sequence[Mirror]) -> str:
+    lines = ["/* Written anew for each patch; see livepatch.c. */"]
+    for mirror in mirrors:
+        state = "TRUE" if mirror.initial else "FALSE"
+        lines.append(f"KEY({mirror.key}, {mirror.real}, STATIC_KEY_INIT_{state})")
     return "\n".join(lines) + "\n"
 
 

@@ -60,3 +60,16 @@ class KernelPositions:
         ]
         address = int(self.symbols.table.addresses[position])
         return f"at {address:#x}, near {' and '.join(near[:1] + near[-1:]) or 'nothing global'}"
+
+    def read_only(self, name: str, position: int) -> bool:
+        """Whether a symbol of vmlinux is data that is read-only once the kernel has booted.
+
+        `position` is the livepatch position, 0 for a unique name.
+        """
+        found = self.symbols.addresses(name)
+        starts, ends = (
+            self.symbols.addresses(f"__{which}_ro_after_init") for which in ("start", "end")
+        )
+        if len(starts) != 1 or len(ends) != 1 or len(found) < max(position, 1):
+            return False
+        return starts[0] <= found[max(position, 1) - 1] < ends[0]

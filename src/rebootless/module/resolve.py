@@ -10,7 +10,7 @@ never guessed: it follows from the address that run-pre matching proved, or the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Protocol
@@ -72,15 +72,31 @@ class Positions(Protocol):
         ...
 
 
+def _never(name: str, position: int) -> bool:
+    """The default for `Resolver.read_only`: nothing is known of any symbol."""
+    return False
+
+
 @dataclass(frozen=True)
 class Resolver:
-    """Resolves the references of one unit, which belongs to `object` (vmlinux or a module)."""
+    """Resolves the references of one unit, which belongs to `object` (vmlinux or a module).
+
+    `read_only` tells whether the symbol of vmlinux with a name and a livepatch position lies where
+    the kernel is read-only once it has booted.
+    """
 
     object: str
     exports: Mapping[str, ExportLike]
     siblings: frozenset[str]
     proofs: Mapping[int, Proof]
     positions: Positions
+    read_only: Callable[[str, int], bool] = _never
+
+    def becomes_read_only(self, target: Resolved) -> bool:
+        """Whether a target in the kernel proper cannot be written to once the kernel has booted."""
+        if isinstance(target, Livepatch):
+            return target.object == VMLINUX and self.read_only(target.name, target.position)
+        return target.name not in self.siblings and self.read_only(target.name, 0)
 
     def resolve(self, ref: KernelRef) -> Resolved | Finding:
         """The way to reach `ref`, or the refusal that says why there is none."""

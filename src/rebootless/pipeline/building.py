@@ -253,7 +253,7 @@ def _emit(job: Job, unit: Unit, number: int, siblings: frozenset[str]) -> Emitte
     positions = KernelPositions(
         kernel.symbols, lambda: kernel.module(owner) if owner != VMLINUX else None
     )
-    resolver = Resolver(owner, kernel.exports, siblings, proofs, positions)
+    resolver = Resolver(owner, kernel.exports, siblings, proofs, positions, positions.read_only)
     return emit(unit.delta, resolver, number)
 
 
@@ -272,6 +272,7 @@ def _linked(job: Job, units: Sequence[Unit], tree: Tree) -> bytes:
             folder=folder,
             replace=job.replace,
             namespaces=frozenset().union(*(e.namespaces for e in emitted)),
+            mirrors=[m for e in emitted for m in e.mirrors],
             max_symbol=_max_symbol(tree),
         )
         check_abi(parse_elf(module, name=job.name), job.kernel.some_modules())
