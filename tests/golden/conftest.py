@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from rebootless.diff import Delta, diff
+from rebootless.elf.constants import Reloc, SymbolType
 from rebootless.elf.reader import read
+from rebootless.elf.writer import OutReloc, OutSection, OutSymbol, editable, serialize
 
 KERNEL_FLAGS = [
     "-c",
@@ -51,31 +53,63 @@ extern void sink(const void *, ...);
 	".popsection" : : "i" (__FILE__), "i" (__LINE__), "i" (flags))
 """
 
-Compile = Callable[[str, str], Path]
-Pair = Callable[[str, str], Delta]
+NOT_IN_CLANG = ("-mrecord-mcount",)  # the kernel's build lists the calls afterwards
+
+Compile = Callable[..., Path]
+Pair = Callable[..., Delta]
+BOTH = pytest.mark.parametrize("compiler", ["gcc", "clang"], indirect=True)
+
+
+@pytest.fixture(autouse=True)
+def compiler(request: pytest.FixtureRequest) -> str:
+    """The compiler of the test's objects: gcc, or each that the test is marked for (BOTH)."""
+    name = getattr(request, "param", "gcc")
+    if shutil.which(name) is None:
+        pytest.skip(f"{name} is not installed, so NOTHING is tested with its objects")
+    return str(name)
 
 
 @pytest.fixture
-def compile_c(tmp_path: Path) -> Compile:
-    """Compiles a C text to an object, named by its second argument."""
-    if shutil.which("gcc") is None:
-        pytest.skip("gcc is not installed")
+def compile_c(tmp_path: Path, compiler: str) -> Compile:
+    """Compiles a C text to an object, named by its second argument; further ones are options."""
 
-    def run(source: str, name: str) -> Path:
+    def run(source: str, name: str, *options: str) -> Path:
         path = tmp_path / "unit.c"
         path.write_text(PRELUDE + "#line 1\n" + source)
         out = tmp_path / f"{name}.o"
-        subprocess.run(["gcc", *KERNEL_FLAGS, "-o", str(out), str(path)], check=True)
+        flags = [f for f in KERNEL_FLAGS if compiler == "gcc" or f not in NOT_IN_CLANG]
+        subprocess.run([compiler, *flags, *options, "-o", str(out), str(path)], check=True)
+        if compiler == "clang":
+            list_fentries(out)
         return out
 
     return run
 
 
+def list_fentries(path: Path) -> None:
+    """Adds __mcount_loc, as objtool does in a kernel that clang builds."""
+    obj = editable(read(path))
+    places = [
+        (section, reloc.offset - 1)
+        for section in obj.sections
+        for reloc in section.relocs
+        if reloc.symbol.name == "__fentry__"
+    ]
+    table = OutSection("__mcount_loc", flags=3, align=8, data=bytes(8 * len(places)))
+    for n, (section, offset) in enumerate(places):
+        symbol = OutSymbol("", type=int(SymbolType.SECTION), section=section)
+        obj.symbols.append(symbol)
+        table.relocs.append(OutReloc(8 * n, int(Reloc.R64), symbol, offset))
+    obj.sections.append(table)
+    path.write_bytes(serialize(obj))
+
+
 @pytest.fixture
 def pair(compile_c: Compile) -> Pair:
-    """The Delta of two C texts."""
+    """The Delta of two C texts, compiled with the given further options."""
 
-    def run(before: str, after: str) -> Delta:
-        return diff(read(compile_c(before, "orig")), read(compile_c(after, "patched")))
+    def run(before: str, after: str, *options: str) -> Delta:
+        orig = compile_c(before, "orig", *options)
+        return diff(read(orig), read(compile_c(after, "patched", *options)))
 
     return run

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from rebootless.diff import Delta
 from rebootless.diff.delta import KernelRef, Piece, PieceKind, PieceRef
 
+from .conftest import BOTH
+
 Pair = Callable[[str, str], Delta]
 
 
@@ -42,6 +44,7 @@ def strings(delta: Delta) -> set[bytes]:
     return {p.data for p in delta.pieces if p.kind is PieceKind.CONSTANT}
 
 
+@BOTH
 def test_same_source_is_no_change(pair: Pair) -> None:
     text = 'int f(int x) { printk("%d", x); return helper(x); }'
     assert pair(text, text).is_empty
@@ -62,12 +65,14 @@ def test_one_of_two_functions(pair: Pair) -> None:
     assert kernel_refs(piece(delta, "g")) == {"helper", "__fentry__"}
 
 
+@BOTH
 def test_only_the_callee_differs(pair: Pair) -> None:
     delta = pair("int f(int x) { return helper(x); }", "int f(int x) { return other(x); }")
     assert changed(delta) == {"f"}
     assert "other" in delta.changed[0].reason
 
 
+@BOTH
 def test_string_change_and_shifted_pool(pair: Pair) -> None:
     before = """
     void f(void) { printk("first"); }
@@ -83,6 +88,7 @@ def test_reason_stays_on_one_line(pair: Pair) -> None:
     assert delta.changed[0].reason.endswith(r'the string "b\n\t\x01"')
 
 
+@BOTH
 def test_new_static_function_and_its_string(pair: Pair) -> None:
     delta = pair(
         "int f(int x) { return x; }",
@@ -96,6 +102,7 @@ def test_new_static_function_and_its_string(pair: Pair) -> None:
     assert strings(delta) == {b"new\0"}
 
 
+@BOTH
 def test_new_global_function_and_variable_are_global(pair: Pair) -> None:
     delta = pair(
         "int f(int x) { return x; }",
@@ -114,6 +121,7 @@ def test_unused_local_function_is_left_out(pair: Pair) -> None:
     assert delta.is_empty
 
 
+@BOTH
 def test_new_static_data_with_pointer(pair: Pair) -> None:
     delta = pair(
         "int f(void) { return 0; }",
@@ -160,6 +168,7 @@ def test_removed_static_local_is_refused(pair: Pair) -> None:
     assert delta.refused[0].symbol == "state"
 
 
+@BOTH
 def test_changed_static_data_is_refused_by_name(pair: Pair) -> None:
     delta = pair(
         "int limit = 10; int f(void) { return limit; }",
@@ -199,6 +208,7 @@ def test_changed_operations_table_is_refused(pair: Pair) -> None:
     assert codes(delta) == {"data-changed"}
 
 
+@BOTH
 def test_pointer_to_patched_function_stays_with_the_original(pair: Pair) -> None:
     before = """
     static noinline int callee(int x) { return x + 1; }
@@ -261,6 +271,7 @@ def test_bug_line_is_no_change_and_flags_are(pair: Pair) -> None:
     assert {t.section: t.entries for t in delta.special}["__bug_table"] == 1
 
 
+@BOTH
 def test_table_entries_follow_their_function(pair: Pair) -> None:
     before = """
     void f(int x) { if (x) BUG_SITE(1); helper(x); }
@@ -323,6 +334,7 @@ def test_callers_without_fentry_are_climbed(pair: Pair) -> None:
     assert {c.name for c in delta.carried} == {"quiet", "f"}
 
 
+@BOTH
 def test_function_without_fentry_whose_address_is_taken_is_refused(pair: Pair) -> None:
     before = QUIET + "void registers(void) { sink(quiet); }"
     delta = pair(before, before.replace("+ 1", "+ 7"))
@@ -354,6 +366,7 @@ def test_removed_function_is_named(pair: Pair) -> None:
     assert [w.code for w in delta.warnings] == ["global-removed"]
 
 
+@BOTH
 def test_end_of_array_reference(pair: Pair) -> None:
     before = """
     static int values[4] = { 1, 2, 3, 4 };

@@ -10,7 +10,7 @@ from rebootless.diff import Delta, diff
 from rebootless.diff.delta import KernelRef, Piece, PieceRef
 from rebootless.elf.reader import read
 
-from .conftest import KERNEL_FLAGS, PRELUDE
+from .conftest import BOTH, KERNEL_FLAGS, PRELUDE
 
 Pair = Callable[[str, str], Delta]
 ONCE = """
@@ -98,6 +98,7 @@ def test_static_of_a_function_that_is_no_longer_inlined(pair: Pair) -> None:
     assert changed(back) == {"f"} and not back.refused and not back.new_data
 
 
+@BOTH
 def test_rate_limit_that_changes_is_a_change(pair: Pair) -> None:
     before = """
     int f(int x)
@@ -112,6 +113,7 @@ def test_rate_limit_that_changes_is_a_change(pair: Pair) -> None:
     assert changed(delta) == {"f"} and not delta.refused
 
 
+@BOTH
 def test_constant_that_becomes_writable_is_refused(pair: Pair) -> None:
     """The running kernel has it in read-only memory."""
     before = """
@@ -157,6 +159,7 @@ def test_unchanged_table_of_labels_comes_along(pair: Pair) -> None:
     assert "labels" in names
 
 
+@BOTH
 def test_neighbour_in_a_shared_section_changes_no_padding(pair: Pair) -> None:
     """Padding belongs to nobody, in data and in code."""
     mostly = '__attribute__((section(".data..read_mostly")))'
@@ -178,6 +181,7 @@ def test_neighbour_in_a_shared_section_changes_no_padding(pair: Pair) -> None:
     assert {f.name for f in delta.new} == {"two"} and delta.new_data == ("wide",)
 
 
+@BOTH
 def test_aliases_keep_their_meaning(pair: Pair) -> None:
     before = """
     int f(int x) { return helper(x); }
@@ -225,6 +229,7 @@ def test_cold_parts_of_several_clones(pair: Pair) -> None:
         assert piece(delta, f"work.constprop.{number}.cold")
 
 
+@BOTH
 def test_reordered_functions_are_no_change(pair: Pair) -> None:
     parts = [
         'int a(int x) { static int n; printk("a %d", n++); return x; }',

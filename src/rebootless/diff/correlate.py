@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from .atoms import I64, POOLED, Atom, Kind, Unit
 from .names import fold
-from .pairs import Pairs, is_numbered, ref_names
+from .pairs import Pairs, ref_names
 from .statics import pair_statics
 
 
@@ -56,7 +56,7 @@ def _by_name(pairs: Pairs) -> None:
         found: dict[tuple[str, str, int], Atom] = {}
         seen: dict[tuple[str, str], int] = defaultdict(int)
         for atom in unit.atoms:
-            if atom.kind in POOLED or atom.kind is Kind.SNIPPET or is_numbered(unit, atom):
+            if atom.kind in POOLED or atom.kind is Kind.SNIPPET or pairs.is_numbered(unit, atom):
                 continue
             names = [atom.name]
             if not first:
@@ -78,7 +78,7 @@ def _by_folded_name(pairs: Pairs) -> None:
     def groups(unit: Unit) -> dict[str, list[Atom]]:
         found: dict[str, list[Atom]] = defaultdict(list)
         for atom in unit.atoms:
-            if atom.kind is Kind.FUNCTION and is_numbered(unit, atom):
+            if atom.kind is Kind.FUNCTION and pairs.is_numbered(unit, atom):
                 found[fold(atom.name)].append(atom)
         return found
 

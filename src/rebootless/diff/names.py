@@ -2,15 +2,17 @@
 
 GCC numbers clones (`foo.isra.0`), cold parts (`foo.cold`) and static locals (`count.12`) in the
 order in which it meets them, so any number may change when the source does. Nothing here trusts
-one.
+one. Clang puts the function before a static local (`f.count`), and numbers only what would have
+the same name (`f.count.3`).
 """
 
 from __future__ import annotations
 
 import re
 
-_CLONE = re.compile(r"\.(isra|constprop|part|cold|llvm|ctx)\.\d+")
-_STATIC_LOCAL = re.compile(r"^(.+?)\.\d+(?:\.\d+)?$|^(__UNIQUE_ID_\w*?)\d+$")
+_CLONE = re.compile(r"\.(isra|constprop|part|cold|llvm|ctx|specialized)\.\d+")
+_STATIC_LOCAL = re.compile(r"^(.+?)\.\d+(?:\.\d+)?$|^((?:\w+\.)?__UNIQUE_ID_\w*?)\d+$")
+_FUNCTION_NAMES = ("__func__", "__FUNCTION__", "__PRETTY_FUNCTION__")
 
 # Statics that the kernel's macros make: one per use, with no state worth keeping (lock classes,
 # "warned once" flags, rate limits, function names, switch tables, pr_debug descriptors). They are
@@ -85,24 +87,35 @@ def static_local_base(name: str) -> str | None:
     if match is None:
         return None
     base = match[1] or match[2]
-    return base.rstrip("0123456789") if base.startswith("__UNIQUE_ID_") else base
+    return base.rstrip("0123456789") if "__UNIQUE_ID_" in base else base
+
+
+def local_name(name: str) -> str | None:
+    """The variable that a static local is in the source: 'count.12' and clang's 'f.count' are
+    'count', its '__func__.f' is '__func__'; None for the names of other variables."""
+    base = static_local_base(name)
+    function, _, variable = (base or name).rpartition(".")
+    if function in _FUNCTION_NAMES:
+        return function
+    return variable if function.isidentifier() and variable.isidentifier() else base
 
 
 def is_special_static(name: str, section: str) -> bool:
     """Whether a data symbol is one that macros make, and that is always included anew."""
-    base = static_local_base(name) or name
+    base = local_name(name) or name
     if base in _KEPT_STATICS:
         return False
     return (
         base in SPECIAL_STATICS
         or name.startswith(_SPECIAL_PREFIXES)
+        or base.startswith(_SPECIAL_PREFIXES)
         or section in _SPECIAL_DATA_SECTIONS
     )
 
 
 def carries_line(name: str, section: str) -> bool:
     """Whether a special static holds its line number in the source, which is no change."""
-    return name.startswith(_CARRY_LINES) or section == "__dyndbg"
+    return (local_name(name) or name).startswith(_CARRY_LINES) or section == "__dyndbg"
 
 
 def is_btf_id(name: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cached_property
 
 import numpy as np
 
@@ -17,6 +18,35 @@ class Pairs:
         self.orig, self.patched = orig, patched
         self.to_patched = np.full(len(orig.atoms), NO_ATOM, np.int64)
         self.to_orig = np.full(len(patched.atoms), NO_ATOM, np.int64)
+        # Of two of one name, clang leaves the first without a number: that says nothing either.
+        self._counted = {
+            base
+            for unit in (orig, patched)
+            for atom in unit.atoms
+            if atom.kind in (Kind.DATA, Kind.RODATA)
+            and (base := static_local_base(atom.name)) is not None
+        }
+
+    def is_numbered(self, unit: Unit, atom: Atom) -> bool:
+        """Whether the atom's name has a number that the compiler chose, or is that of its user."""
+        return self._numbered[unit is self.patched][atom.index]
+
+    @cached_property
+    def _numbered(self) -> tuple[list[bool], list[bool]]:
+        left, right = ([self._judge(u, a) for a in u.atoms] for u in (self.orig, self.patched))
+        return left, right
+
+    def _judge(self, unit: Unit, atom: Atom) -> bool:
+        if atom.kind is Kind.FUNCTION:
+            return fold(atom.name) != atom.name
+        section = unit.section(atom).name
+        if not atom.symbols:
+            return atom.kind is Kind.RODATA and section.startswith(".rodata")
+        return (
+            static_local_base(atom.name) is not None
+            or ("." in atom.name and atom.name in self._counted)
+            or is_special_static(atom.name, section)
+        )
 
     def add(self, a: Atom, b: Atom) -> bool:
         """Pairs two atoms; False if one of them already has another partner."""
@@ -33,16 +63,6 @@ class Pairs:
             [a for a in orig if self.to_patched[a.index] == NO_ATOM],
             [b for b in patched if self.to_orig[b.index] == NO_ATOM],
         )
-
-
-def is_numbered(unit: Unit, atom: Atom) -> bool:
-    """Whether the atom's name carries a number that the compiler chose, or is that of its user."""
-    if atom.kind is Kind.FUNCTION:
-        return fold(atom.name) != atom.name
-    section = unit.section(atom).name
-    if not atom.symbols:
-        return atom.kind is Kind.RODATA and section.startswith(".rodata")
-    return static_local_base(atom.name) is not None or is_special_static(atom.name, section)
 
 
 def ref_names(unit: Unit, atom: Atom) -> tuple[str, ...]:

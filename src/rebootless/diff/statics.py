@@ -2,7 +2,8 @@
 
 Their numbers say nothing: GCC counts through the unit. Rounds, the safest first:
 
-1. two users with the same code: their statics, place by place;
+1. two users with the same code: their statics, place by place. Users that contradict each other
+   (two equal functions were swapped under one of them) make the name ambiguous;
 2. two paired users: the only free static of a name on each side; of several, those of unique
    content, and then the one that remains. The order of use proves nothing in code that changed,
    and GCC numbers by it: what is left is ambiguous, unless macros made it;
@@ -19,32 +20,32 @@ import numpy as np
 import numpy.typing as npt
 
 from .atoms import I64, NO_ATOM, Atom, Kind, Unit
-from .names import is_special_static, static_local_base
-from .pairs import Pairs, is_numbered, ref_names
+from .names import is_special_static, local_name, static_local_base
+from .pairs import Pairs, ref_names
 
 Uses = dict[int, list[int]]
 
 
 def pair_statics(pairs: Pairs) -> set[str]:
     """Pairs numbered data in place; returns the names of what cannot be told apart."""
-    orig_mask, patched_mask = _numbered_data(pairs.orig), _numbered_data(pairs.patched)
+    orig_mask, patched_mask = (_numbered_data(pairs, u) for u in (pairs.orig, pairs.patched))
     if not (orig_mask.any() or patched_mask.any()):
         return set()
     left, right = _uses(pairs.orig, orig_mask), _uses(pairs.patched, patched_mask)
-    _settle(pairs, left, right, _pair_same_code)
+    contradicted = _settle(pairs, left, right, _pair_same_code)
     ambiguous = _settle(pairs, left, right, _pair_by_name)
     reached_left = _through_unpaired(pairs.orig, pairs.to_patched, left)
     reached_right = _through_unpaired(pairs.patched, pairs.to_orig, right)
     ambiguous |= _settle(pairs, reached_left, reached_right, _pair_by_name)
     _pair_unused(pairs, left, right)
     free = {_base(a) for a in pairs.orig.atoms if pairs.to_patched[a.index] == NO_ATOM}
-    return ambiguous & free
+    return {local_name(base) or base for base in contradicted | (ambiguous & free)}
 
 
-def _numbered_data(unit: Unit) -> npt.NDArray[np.bool_]:
+def _numbered_data(pairs: Pairs, unit: Unit) -> npt.NDArray[np.bool_]:
     mask = np.zeros(len(unit.atoms) + 1, np.bool_)  # the last entry answers for NO_ATOM
     for atom in unit.atoms:
-        if atom.kind in (Kind.DATA, Kind.RODATA) and is_numbered(unit, atom):
+        if atom.kind in (Kind.DATA, Kind.RODATA) and pairs.is_numbered(unit, atom):
             mask[atom.index] = True
     return mask
 
@@ -100,11 +101,21 @@ def _pair_same_code(
     if names != [_base(x) for x in theirs] or pairs.orig.data(a) != pairs.patched.data(b):
         return set()
     left, right = pairs.orig.refs_of(a), pairs.patched.refs_of(b)
-    if np.array_equal(left.offset - a.start, right.offset - b.start):
-        for x, y in zip(ours, theirs, strict=True):
-            if x.size == y.size or len(set(names)) == len(names):
-                pairs.add(x, y)
-    return set()
+    if not np.array_equal(left.offset - a.start, right.offset - b.start):
+        return set()
+    return {
+        base
+        for base, x, y in zip(names, ours, theirs, strict=True)
+        if (x.size == y.size or len(set(names)) == len(names))
+        and not pairs.add(x, y)
+        and _has_state(pairs.orig, x)
+    }
+
+
+def _has_state(unit: Unit, atom: Atom) -> bool:
+    """Whether mixing the variable up with another would do harm."""
+    section = unit.section(atom).name
+    return bool(atom.symbols) and not is_special_static(atom.name, section)
 
 
 def _pair_by_name(pairs: Pairs, a: Atom, b: Atom, ours: list[Atom], theirs: list[Atom]) -> set[str]:
@@ -127,8 +138,7 @@ def _pair_group(pairs: Pairs, left: list[Atom], right: list[Atom]) -> bool:
         return False
     if len(left) == len(right) == 1:
         return not pairs.add(left[0], right[0])
-    section = pairs.orig.section(left[0]).name
-    return bool(left[0].symbols) and not is_special_static(left[0].name, section)
+    return _has_state(pairs.orig, left[0])
 
 
 def _pair_unique_content(pairs: Pairs, left: list[Atom], right: list[Atom]) -> None:
@@ -181,7 +191,7 @@ def _pair_unused(pairs: Pairs, left: Uses, right: Uses) -> None:
         used = {i for targets in uses.values() for i in targets}
         groups: dict[str, list[Atom]] = defaultdict(list)
         for atom in unit.atoms:
-            if atom.kind in (Kind.DATA, Kind.RODATA) and is_numbered(unit, atom):
+            if atom.kind in (Kind.DATA, Kind.RODATA) and pairs.is_numbered(unit, atom):
                 groups[_base(atom)].append(atom)
         return {
             base: group

@@ -13,8 +13,8 @@ from .names import (
     cold_parent,
     is_init_text,
     is_special_static,
+    local_name,
     source_name,
-    static_local_base,
 )
 
 DATA_HINT = (
@@ -116,7 +116,7 @@ def data_findings(
 
 def _changed_data(orig: Unit, atom: Atom, reason: str) -> Finding:
     section = orig.section(atom)
-    name = static_local_base(atom.name) or atom.name
+    name = local_name(atom.name) or atom.name
     if section.name.startswith((".init.", ".exit.")):
         return Finding("init-data", name, f"'{name}' is __init data, used up at boot: {reason}")
     if section.name == ".BTF_ids":
@@ -143,11 +143,11 @@ def _removed_statics(orig: Unit, correlation: Correlation) -> list[Finding]:
             atom.kind is Kind.DATA
             and atom.symbols
             and correlation.to_patched[atom.index] == NO_ATOM
-            and static_local_base(atom.name) is not None
-            and static_local_base(atom.name) not in correlation.ambiguous
+            and local_name(atom.name) is not None
+            and local_name(atom.name) not in correlation.ambiguous
             and not is_special_static(atom.name, orig.section(atom).name)
         ):
-            name = static_local_base(atom.name) or atom.name
+            name = local_name(atom.name) or atom.name
             found.append(
                 Finding(
                     "static-local-removed",

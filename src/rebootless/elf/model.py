@@ -29,6 +29,13 @@ U64 = npt.NDArray[np.uint64]
 U32 = npt.NDArray[np.uint32]
 U8 = npt.NDArray[np.uint8]
 I64 = npt.NDArray[np.int64]
+# Plain numbers: an operation on an enum's value takes ten times as long.
+_ALLOC, _EXEC, _WRITE = (
+    int(flag) for flag in (SectionFlag.ALLOC, SectionFlag.EXECINSTR, SectionFlag.WRITE)
+)
+_GROUP = int(SectionFlag.GROUP)
+_MERGE = int(SectionFlag.MERGE)
+_POOL = int(SectionFlag.MERGE | SectionFlag.STRINGS)
 
 
 @dataclass(frozen=True)
@@ -50,28 +57,32 @@ class Section:
     @property
     def is_alloc(self) -> bool:
         """Whether the section takes memory at run time."""
-        return bool(self.flags & SectionFlag.ALLOC)
+        return bool(self.flags & _ALLOC)
 
     @property
     def is_exec(self) -> bool:
         """Whether the section holds code."""
-        return bool(self.flags & SectionFlag.EXECINSTR)
+        return bool(self.flags & _EXEC)
 
     @property
     def is_write(self) -> bool:
         """Whether the section can be written at run time."""
-        return bool(self.flags & SectionFlag.WRITE)
+        return bool(self.flags & _WRITE)
 
     @property
     def is_string_pool(self) -> bool:
         """Whether the section holds mergeable NUL-terminated strings."""
-        wanted = SectionFlag.MERGE | SectionFlag.STRINGS
-        return self.flags & wanted == wanted
+        return self.flags & _POOL == _POOL
 
     @property
     def is_constant_pool(self) -> bool:
         """Whether the section holds mergeable constants of `entsize` bytes."""
-        return bool(self.flags & SectionFlag.MERGE) and not self.is_string_pool and self.entsize > 0
+        return self.flags & _POOL == _MERGE and self.entsize > 0
+
+    @property
+    def is_grouped(self) -> bool:
+        """Whether the section belongs to a section group."""
+        return bool(self.flags & _GROUP)
 
 
 @dataclass(frozen=True)
@@ -190,7 +201,8 @@ class ElfFile:
     def relocations(self, section: Section | int) -> Relocations:
         """The relocations that apply to a section (empty if there are none), sorted by offset."""
         index = section if isinstance(section, int) else section.index
-        return self._relocations_cache.get(index) or self._decode_relocations(index)
+        known = self._relocations_cache.get(index)
+        return known if known is not None else self._decode_relocations(index)
 
     @cached_property
     def _relocations_cache(self) -> dict[int, Relocations]:
