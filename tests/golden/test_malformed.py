@@ -1,7 +1,11 @@
-"""Damaged objects: the differ answers with a Delta or an ElfError, never with anything else."""
+"""Damaged objects: every step answers with a value or an ElfError that names the offset.
+
+`bench/fuzz.py` does the same many thousand times, with new examples each time.
+"""
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -15,109 +19,94 @@ from rebootless.diff import diff
 from rebootless.elf.model import ElfFile
 from rebootless.elf.reader import parse
 from rebootless.elf.writer import OutObject, OutReloc, OutSection, OutSymbol, serialize
+from rebootless.engine import modinfo
+from rebootless.module.relocs import finish
 
+from .damage import Change, Damaged
+from .survive import everything, finish_module, linked_module, object_pair, small_objects
 from .test_tables import MANY
 
 Compile = Callable[[str, str], Path]
-SOURCE = (
-    MANY
-    + """
-static noinline int deep(int x) { static int n = 3; static const int t[] = { 1, 2, 3 };
-	printk("deep %d", n++); return t[x] + get(); }
-int k(int x) { return deep(x) + deep(x + 1); }
-__attribute__((section(".sched.text"))) int s1(int x) { return helper(x); }
-__attribute__((section(".sched.text"))) int s2(int x) { return other(x); }
-int alias(int x) __attribute__((alias("s1")));
-int zeros[40];
-"""
-)
-INTERESTING = (
-    0,
-    1,
-    2,
-    3,
-    7,
-    8,
-    0x7F,
-    0x80,
-    0xFF,
-    0xFFF1,
-    0xFFFF,
-    2**31,
-    2**32 - 1,
-    2**63,
-    2**64 - 1,
-)
+OFFSET = re.compile(r"offset (0x[0-9a-f]+|\d+)")
+WORD = st.integers(0, 2**16)
+CHANGES = st.lists(st.tuples(WORD, WORD, WORD, WORD), min_size=1, max_size=5)
+SHARED = [HealthCheck.function_scoped_fixture]
 
 
-class Damaged:
-    """An object's bytes, and where the fields of its tables are."""
-
-    def __init__(self, blob: bytes) -> None:
-        self.blob = blob
-        (shoff,) = struct.unpack_from("<Q", blob, 40)
-        (count,) = struct.unpack_from("<H", blob, 60)
-        self.fields: list[tuple[int, int]] = []  # (offset, width)
-        for i in range(count):
-            at = shoff + 64 * i
-            widths = (4, 4, 8, 8, 8, 8, 4, 4, 8, 8)
-            self.fields += self._record(at, widths)
-            _, kind, _, _, offset, size = struct.unpack_from("<IIQQQQ", blob, at)
-            record = {2: (4, 1, 1, 2, 8, 8), 4: (8, 4, 4, 8)}.get(kind)
-            for start in range(offset, offset + size, 24) if record else ():
-                self.fields += self._record(start, record or ())
-
-    @staticmethod
-    def _record(at: int, widths: tuple[int, ...]) -> list[tuple[int, int]]:
-        return [(at + sum(widths[:i]), width) for i, width in enumerate(widths)]
-
-    def with_values(self, changes: list[tuple[int, int]]) -> bytes:
-        """Section headers, which are few, are as likely to be hit as all else."""
-        out = bytearray(self.blob)
-        headers = [f for f in self.fields if f[0] >= int.from_bytes(self.blob[40:48], "little")]
-        for choice, value in changes:
-            fields = headers if choice % 2 else self.fields
-            offset, width = fields[choice // 2 % len(fields)]
-            out[offset : offset + width] = (value % 2 ** (8 * width)).to_bytes(width, "little")
-        return bytes(out)
-
-
-VALUES = st.one_of(st.sampled_from(INTERESTING), st.integers(0, 4096))
-CHANGES = st.lists(st.tuples(st.integers(0, 2**20), VALUES), min_size=1, max_size=4)
-
-
-def survives(orig: ElfFile, patched: ElfFile) -> None:
+def answers(step: Callable[[], object]) -> None:
     try:
-        diff(orig, patched).to_json()
+        step()
     except ElfError as exc:
-        assert exc.message
+        assert OFFSET.search(exc.message), exc.message
 
 
-@settings(
-    max_examples=250,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
+@settings(max_examples=300, suppress_health_check=SHARED)
 @given(changes=CHANGES)
-def test_damaged_objects(damaged: Damaged, whole: ElfFile, changes: list[tuple[int, int]]) -> None:
-    try:
-        broken = parse(damaged.with_values(changes), name="broken.o")
-    except ElfError:
-        return
-    survives(whole, broken)
-    survives(broken, whole)
+def test_damaged_objects(damaged: Damaged, whole: ElfFile, changes: list[Change]) -> None:
+    blob = damaged.apply(changes)
+    answers(lambda: everything(blob, whole, first=False))
+    answers(lambda: everything(blob, whole, first=True))
+
+
+@pytest.mark.parametrize("number", range(len(small_objects())))
+@settings(max_examples=150)
+@given(changes=CHANGES)
+def test_damaged_objects_made_by_hand(number: int, changes: list[Change]) -> None:
+    sound = small_objects()[number]
+    whole, blob = parse(sound, name="whole.o"), Damaged(sound).apply(changes)
+    answers(lambda: everything(blob, whole, first=False))
+    answers(lambda: everything(blob, whole, first=True))
+
+
+@settings(max_examples=200)
+@given(changes=CHANGES)
+def test_damaged_modules(changes: list[Change]) -> None:
+    blob = Damaged(linked_module()).apply(changes)
+    answers(lambda: finish_module(blob))
+    answers(lambda: modinfo.parse(blob, name="linked.ko"))
+
+
+def test_the_sound_ones_are_taken(damaged: Damaged, whole: ElfFile) -> None:
+    """Else the tests above would test the first check of the reader only."""
+    assert len(diff(parse(damaged.blob, name="o"), whole).changed) == 2
+    for blob in small_objects():
+        everything(blob, parse(blob, name="o"), first=True)
+    names = {s.name for s in parse(finish(linked_module(), name="m.ko"), name="m.ko").symbols}
+    assert {".klp.sym.vmlinux.schedule,0", ".klp.sym.ext4.put,2"} <= names
 
 
 @pytest.fixture
 def damaged(compile_c: Compile) -> Damaged:
-    return Damaged(compile_c(SOURCE, "whole").read_bytes())
+    return Damaged(compile_c(object_pair(MANY)[0], "whole").read_bytes())
 
 
 @pytest.fixture
 def whole(compile_c: Compile) -> ElfFile:
-    return parse(
-        compile_c(SOURCE.replace("helper(2)", "helper(3)"), "other").read_bytes(), name="o"
-    )
+    return parse(compile_c(object_pair(MANY)[1], "other").read_bytes(), name="o")
+
+
+def test_strings_without_an_end_do_not_fill_the_memory() -> None:
+    """10,000 names that each reach from another place to the end of a table of 1 MB: 10 GB."""
+    obj = OutObject([OutSection(".data", flags=3, data=bytes(8))])
+    obj.symbols = [OutSymbol(f"s{i}", section=obj.sections[0]) for i in range(10_000)]
+    obj.symbols.append(OutSymbol("x" * 1_000_000, section=obj.sections[0]))
+    blob = bytearray(serialize(obj))
+    (table,) = (s for s in parse(blob, name="o").sections if s.name == ".symtab")
+    (names,) = (s for s in parse(blob, name="o").sections if s.name == ".strtab")
+    blob[names.offset : names.offset + names.size] = b"x" * names.size
+    for i in range(1, 10_001):
+        struct.pack_into("<I", blob, table.offset + 24 * i, i)
+    with pytest.raises(ElfError, match=f"'.strtab' at offset {names.offset:#x} do not end"):
+        parse(blob, name="o")
+
+
+def test_the_message_names_the_entry() -> None:
+    sound = small_objects()[1]
+    (relocs,) = (s for s in parse(sound, name="o").sections if s.name == ".rela.text.f")
+    blob = bytearray(sound)
+    struct.pack_into("<I", blob, relocs.offset + 24 + 12, 99)
+    with pytest.raises(ElfError, match=f"offset {relocs.offset + 24:#x} is to symbol 99 of"):
+        parse(blob, name="o")
 
 
 def test_relocation_to_a_symbol_that_was_dropped() -> None:

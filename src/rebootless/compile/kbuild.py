@@ -328,7 +328,11 @@ def split_steps(line: str) -> tuple[tuple[str, ...], ...]:
     lexer.whitespace_split = True
     lexer.commenters = ""
     steps: list[list[str]] = [[]]
-    for word in lexer:
+    try:
+        words = list(lexer)
+    except ValueError:  # a quotation that does not end
+        return ()
+    for word in words:
         if set(word) == {";"}:
             steps.append([])
         elif set(word) <= set(SHELL_CHARACTERS) or "`" in word or "$(" in word:

@@ -84,8 +84,9 @@ def _changed_functions(
     parents = {a.name: a.index for a in old.atoms if a.kind is Kind.FUNCTION}
     for index in list(changed):
         parent = cold_parent(old.atoms[index].name)
-        if parent is not None and parent in parents:
-            changed.setdefault(parents[parent], "its cold part changed")
+        whole = parents.get(parent) if parent is not None else None
+        if whole is not None and correlation.to_patched[whole] != NO_ATOM:
+            changed.setdefault(whole, "its cold part changed")
     new_parents = {a.name: a.index for a in new.atoms if a.kind is Kind.FUNCTION}
     for atom in new.atoms:  # a cold part that is not the original's, under an unchanged parent
         parent = cold_parent(atom.name) if atom.kind is Kind.FUNCTION else None

@@ -104,7 +104,8 @@ def _add_companion(closure: Closure, name: str, chosen: list[int], entries: int)
     section = closure.patched.elf.section_by_name.get(name)
     size = section.size // entries if section else 0
     if section is None or not size or section.size != size * entries:
-        raise ElfError(f"{closure.patched.elf.name}: section '{name}' lacks entries")
+        where = section.label if section else f"'{name}' (there is none, at any offset)"
+        raise ElfError(f"{closure.patched.elf.name}: section {where} lacks entries")
     data = b"".join(bytes(section.data[n * size : (n + 1) * size]) for n in chosen)
     _append_table(closure, section, size, data, ())
 

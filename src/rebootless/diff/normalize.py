@@ -12,6 +12,7 @@ from ..elf.constants import (
     PC_RELATIVE,
     RESERVED_BASE,
     SHN_UNDEF,
+    SYM_SIZE,
     SectionType,
     SymbolType,
 )
@@ -59,22 +60,28 @@ def _check(elf: ElfFile, relevant: list[Section]) -> None:
     table = elf.symbols
     far = np.nonzero((table.value > _MAX_SIZE) & (table.shndx < RESERVED_BASE))[0]
     if len(far):
-        raise ElfError(f"{elf.name}: symbol '{table.names[int(far[0])]}' is out of any range")
+        raise ElfError(f"{elf.name}: symbol {_symbol(elf, int(far[0]))} is out of any range")
     for section in relevant:
         if section.size > _MAX_SIZE:
-            raise ElfError(f"{elf.name}: section '{section.name}' has a size of {section.size}")
+            raise ElfError(f"{elf.name}: section {section.label} has a size of {section.size}")
         if section.is_string_pool and section.entsize > _MAX_CHARACTER:
             raise ElfError(
-                f"{elf.name}: the characters of '{section.name}' have {section.entsize} bytes"
+                f"{elf.name}: the characters of {section.label} have {section.entsize} bytes"
             )
         inside = elf.symbols_in_section.get(section.index, NOTHING)
         beyond = inside[table.value[inside] > section.size]
         if len(beyond):
-            name = table.names[int(beyond[0])]
-            raise ElfError(f"{elf.name}: symbol '{name}' lies beyond section '{section.name}'")
+            symbol = _symbol(elf, int(beyond[0]))
+            raise ElfError(f"{elf.name}: symbol {symbol} lies beyond section {section.label}")
         addend = elf.relocations(section).addend
         if len(addend) and (addend.min() < -_MAX_SIZE or addend.max() > _MAX_SIZE):
-            raise ElfError(f"{elf.name}: an addend in '{section.name}' is out of any range")
+            raise ElfError(f"{elf.name}: an addend of section {section.label} is out of any range")
+
+
+def _symbol(elf: ElfFile, index: int) -> str:
+    """A symbol in a message: its number, and where the table is."""
+    table = next(s for s in elf.sections if s.type == SectionType.SYMTAB)
+    return f"{index} at offset {table.offset + index * SYM_SIZE:#x}"
 
 
 class _Builder:
@@ -281,7 +288,7 @@ class _Builder:
         shndx = self.elf.symbols.shndx[relocs.symbol[second]]
         places = self.elf.symbols.value[relocs.symbol[second]].astype(np.int64)
         places = places + relocs.addend[second]
-        sizes = np.array([s.size for s in self.elf.sections], np.int64)
+        sizes = np.array([min(s.size, _MAX_SIZE) for s in self.elf.sections], np.int64)
         if (shndx >= len(sizes)).any() or len(set(shndx.tolist())) != 1:
             return
         if (np.diff(places) < 0).any():

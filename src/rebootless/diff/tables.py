@@ -85,7 +85,7 @@ def entry_shape(elf: ElfFile, section: Section, table: Table) -> tuple[int, int]
         size, entries = int(steps[0]), total // count
         if size > 0 and (steps == size).all() and (entries - 1) * size < section.size:
             return size, count
-    raise ElfError(f"{elf.name}: the entries of section '{section.name}' cannot be told apart")
+    raise ElfError(f"{elf.name}: the entries of section {section.label} cannot be told apart")
 
 
 def _points_to_code(elf: ElfFile, symbols: npt.NDArray[np.uint32]) -> npt.NDArray[np.bool_]:

@@ -43,7 +43,7 @@ def is_branch(code: bytes | memoryview, field: int) -> bool:
     The opcode stands right before it; the ModRM byte of any other RIP-relative operand is none of
     these values (mod 00, r/m 101).
     """
-    if field < 1:
+    if not 1 <= field <= len(code):
         return False
     if code[field - 1] in (0xE8, 0xE9):
         return True

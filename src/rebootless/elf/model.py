@@ -22,6 +22,7 @@ from .constants import (
     Binding,
     FileType,
     SectionFlag,
+    SectionType,
     SymbolType,
 )
 
@@ -36,11 +37,14 @@ _ALLOC, _EXEC, _WRITE = (
 _GROUP = int(SectionFlag.GROUP)
 _MERGE = int(SectionFlag.MERGE)
 _POOL = int(SectionFlag.MERGE | SectionFlag.STRINGS)
+_NOBITS = int(SectionType.NOBITS)
+
+LONGEST_SHOWN = 100  # characters of a section's name in a message
 
 
 @dataclass(frozen=True)
 class Section:
-    """One section header and its bytes (`data` is empty for NOBITS)."""
+    """One section header and its bytes (`data` is empty for NOBITS); `offset` is in the file."""
 
     index: int
     name: str
@@ -53,6 +57,13 @@ class Section:
     align: int
     entsize: int
     data: memoryview = field(repr=False, compare=False)
+    offset: int = 0
+
+    @property
+    def label(self) -> str:
+        """The section in a message: its name, cut where a damaged one has no end, and place."""
+        name = self.name if len(self.name) <= LONGEST_SHOWN else self.name[:LONGEST_SHOWN] + "..."
+        return f"'{name}' at offset {self.offset:#x}"
 
     @property
     def is_alloc(self) -> bool:
@@ -72,12 +83,12 @@ class Section:
     @property
     def is_string_pool(self) -> bool:
         """Whether the section holds mergeable NUL-terminated strings."""
-        return self.flags & _POOL == _POOL
+        return self.flags & _POOL == _POOL and self.type != _NOBITS
 
     @property
     def is_constant_pool(self) -> bool:
         """Whether the section holds mergeable constants of `entsize` bytes."""
-        return self.flags & _POOL == _MERGE and self.entsize > 0
+        return self.flags & _POOL == _MERGE and self.type != _NOBITS and self.entsize > 0
 
     @property
     def is_grouped(self) -> bool:

@@ -25,6 +25,9 @@ from .constants import (
 )
 from .model import ElfFile, Section, SymbolTable
 
+SHARED_ENDS = 16
+PAGE = 4096
+MOST_ALIGNED = 1 << 24  # the kernel's own is 2 MiB
 EMPTY_SYMBOLS = np.zeros(0, SYM_DTYPE)
 
 
@@ -44,12 +47,7 @@ def parse(blob: bytes | memoryview, *, name: str) -> ElfFile:
     if shnum and shstrndx == SectionIndex.XINDEX:
         shstrndx = int(headers[0]["link"])
     contents = [_section_bytes(data, name, i, header) for i, header in enumerate(headers)]
-    if len(headers) and shstrndx >= len(headers):
-        raise ElfError(
-            f"{name}: e_shstrndx at offset 62 names section {shstrndx} of {len(headers)}"
-        )
-    string_table = contents[shstrndx] if len(headers) else memoryview(b"")
-    names = _strings(string_table, headers["name"], name, "section name")
+    names = _section_names(headers, contents, shstrndx, shoff, name)
     sections = tuple(
         Section(
             i,
@@ -63,11 +61,12 @@ def parse(blob: bytes | memoryview, *, name: str) -> ElfFile:
             int(h["align"]),
             int(h["entsize"]),
             contents[i],
+            int(h["offset"]),
         )
         for i, h in enumerate(headers)
     )
     symbols = _symbol_table(sections, name)
-    relocations = _relocation_sections(sections, len(symbols), name)
+    relocations = _relocation_sections(sections, len(symbols), file_type, name)
     return ElfFile(name, file_type, sections, symbols, relocations, data)
 
 
@@ -110,10 +109,33 @@ def _section_headers(
     return np.frombuffer(data, SHDR_DTYPE, count=count, offset=shoff)
 
 
+def _section_names(
+    headers: np.ndarray[tuple[int], np.dtype[np.void]],
+    contents: list[memoryview],
+    shstrndx: int,
+    shoff: int,
+    name: str,
+) -> list[str]:
+    if not len(headers):
+        return []
+    if shstrndx >= len(headers):
+        raise ElfError(
+            f"{name}: e_shstrndx at offset 62 names section {shstrndx} of {len(headers)}"
+        )
+    offset, size = int(headers[shstrndx]["offset"]), len(contents[shstrndx])
+    table = Section(
+        shstrndx, "of section names", 3, 0, 0, size, 0, 0, 1, 0, contents[shstrndx], offset
+    )
+    what = f"the name of a section (headers at offset {shoff:#x})"
+    return _strings(table, headers["name"], name, what)
+
+
 def _section_bytes(data: memoryview, name: str, index: int, header: np.void) -> memoryview:
+    offset, size, align = (int(header[key]) for key in ("offset", "size", "align"))
+    if align & (align - 1) or align > MOST_ALIGNED:
+        raise ElfError(f"{name}: section {index} at offset {offset} has an alignment of {align}")
     if header["type"] in (SectionType.NOBITS, SectionType.NULL):
         return memoryview(b"")
-    offset, size = int(header["offset"]), int(header["size"])
     if offset + size > len(data):
         raise ElfError(
             f"{name}: section {index} at offset {offset} (+{size}) lies outside the file"
@@ -121,21 +143,29 @@ def _section_bytes(data: memoryview, name: str, index: int, header: np.void) -> 
     return data[offset : offset + size]
 
 
-def _strings(table: memoryview, offsets: np.ndarray, name: str, what: str) -> list[str]:
-    """The NUL-terminated strings at `offsets` of a string table."""
-    blob = bytes(table)
-    size = len(blob)
-    found: list[str] = []
-    find = blob.find
+def _strings(table: Section | None, offsets: np.ndarray, name: str, what: str) -> list[str]:
+    """The NUL-terminated strings at `offsets` of a string table; `what` has them, for messages.
+
+    Assemblers let names share their ends, so the sum of all lengths may exceed the table; where it
+    does many times, ends are missing, and the strings would fill the memory.
+    """
+    blob = bytes(table.data) if table is not None else b""
+    label = table.label if table is not None else "(none)"
+    size, left = len(blob), SHARED_ENDS * len(blob) + PAGE
+    known: dict[int, str] = {0: ""} if not size else {}
     for offset in offsets.tolist():
+        if offset in known:
+            continue
         if offset >= size:
-            if offset == 0:
-                found.append("")
-                continue
-            raise ElfError(f"{name}: {what} at string offset {offset} lies outside the table")
-        end = find(b"\0", offset)
-        found.append(blob[offset : end if end >= 0 else size].decode("utf-8", "replace"))
-    return found
+            raise ElfError(
+                f"{name}: {what} is at {offset:#x} of the string table {label}, beyond it"
+            )
+        end = blob.find(b"\0", offset)
+        known[offset] = text = blob[offset : end if end >= 0 else size].decode("utf-8", "replace")
+        left -= len(text)
+        if left < 0:
+            raise ElfError(f"{name}: the strings of the table {label} do not end")
+    return [known[offset] for offset in offsets.tolist()]
 
 
 def _symbol_table(sections: tuple[Section, ...], name: str) -> SymbolTable:
@@ -144,25 +174,14 @@ def _symbol_table(sections: tuple[Section, ...], name: str) -> SymbolTable:
     names: list[str] = []
     if table is not None:
         if table.size % SYM_SIZE or table.entsize not in (0, SYM_SIZE):
-            raise ElfError(f"{name}: symbol table '{table.name}' has a size of {table.size}")
+            raise ElfError(f"{name}: the symbol table {table.label} has a size of {table.size}")
         if table.link >= len(sections):
-            raise ElfError(f"{name}: symbol table '{table.name}' links to section {table.link}")
+            raise ElfError(
+                f"{name}: the symbol table {table.label} has its names in section {table.link} of "
+                f"{len(sections)}"
+            )
         raw = np.frombuffer(table.data, SYM_DTYPE)
-        names = _strings(sections[table.link].data, raw["name"], name, "symbol name")
-    shndx = raw["shndx"].astype(np.uint32)
-    reserved = shndx >= SectionIndex.LORESERVE
-    shndx[reserved] |= np.uint32(RESERVED_BASE)
-    extended = next((s for s in sections if s.type == SectionType.SYMTAB_SHNDX), None)
-    if extended is not None:
-        wide = np.frombuffer(extended.data[: len(extended.data) // 4 * 4], "<u4")
-        if len(wide) < len(raw):
-            raise ElfError(f"{name}: '{extended.name}' is shorter than the symbol table")
-        marked = raw["shndx"] == SectionIndex.XINDEX
-        shndx[marked] = wide[: len(raw)][marked]
-    bad = (shndx < RESERVED_BASE) & (shndx >= max(len(sections), 1))
-    if bad.any():
-        index = int(np.nonzero(bad)[0][0])
-        raise ElfError(f"{name}: symbol {index} ('{names[index]}') lies in section {shndx[index]}")
+        names = _strings(sections[table.link], raw["name"], name, "a symbol's name")
     return SymbolTable(
         tuple(names),
         raw["value"].astype(np.uint64),
@@ -170,30 +189,73 @@ def _symbol_table(sections: tuple[Section, ...], name: str) -> SymbolTable:
         (raw["info"] >> 4).astype(np.uint8),
         (raw["info"] & 15).astype(np.uint8),
         raw["other"].astype(np.uint8),
-        shndx,
+        _section_indices(raw, table, sections, name),
     )
 
 
+def _section_indices(
+    raw: np.ndarray, table: Section | None, sections: tuple[Section, ...], name: str
+) -> np.ndarray:
+    """Where the symbols lie, widened (see constants.RESERVED_BASE)."""
+    shndx: np.ndarray = raw["shndx"].astype(np.uint32)
+    reserved = shndx >= SectionIndex.LORESERVE
+    shndx[reserved] |= np.uint32(RESERVED_BASE)
+    extended = next((s for s in sections if s.type == SectionType.SYMTAB_SHNDX), None)
+    if extended is not None:
+        wide = np.frombuffer(extended.data[: len(extended.data) // 4 * 4], "<u4")
+        if len(wide) < len(raw):
+            raise ElfError(
+                f"{name}: the section indices {extended.label} are fewer than the symbols"
+            )
+        marked = raw["shndx"] == SectionIndex.XINDEX
+        shndx[marked] = wide[: len(raw)][marked]
+    bad = (shndx < RESERVED_BASE) & (shndx >= max(len(sections), 1))
+    if table is not None and bad.any():
+        index = int(np.nonzero(bad)[0][0])
+        raise ElfError(
+            f"{name}: the symbol at offset {table.offset + index * SYM_SIZE:#x} lies in section "
+            f"{shndx[index]}, and there are {len(sections)}"
+        )
+    return shndx
+
+
 def _relocation_sections(
-    sections: tuple[Section, ...], symbol_count: int, name: str
+    sections: tuple[Section, ...], symbol_count: int, file_type: FileType, name: str
 ) -> dict[int, int]:
+    """The section of relocations of each section that has one."""
     found: dict[int, int] = {}
     for section in sections:
         if section.type != SectionType.RELA:
             continue
         if section.size % RELA_SIZE:
-            raise ElfError(f"{name}: relocation section '{section.name}' has size {section.size}")
+            raise ElfError(f"{name}: the relocations {section.label} have a size of {section.size}")
         if section.info >= len(sections):
-            raise ElfError(f"{name}: '{section.name}' applies to section {section.info}")
-        raw = np.frombuffer(section.data, RELA_DTYPE)
-        if len(raw):
-            highest = int((raw["info"] >> np.uint64(32)).max())
-            if highest >= max(symbol_count, 1) and section.name != ".rela.dyn":
-                raise ElfError(f"{name}: '{section.name}' uses symbol {highest} of {symbol_count}")
-            target = sections[section.info]
-            if target.type != SectionType.NULL and int(raw["offset"].max()) >= max(
-                target.addr + target.size, 1
-            ):
-                raise ElfError(f"{name}: '{section.name}' reaches beyond '{target.name}'")
+            raise ElfError(
+                f"{name}: the relocations {section.label} are of section {section.info}, and there "
+                f"are {len(sections)}"
+            )
+        _check_relocations(section, sections[section.info], symbol_count, file_type, name)
         found.setdefault(section.info, section.index)
     return found
+
+
+def _check_relocations(
+    section: Section, target: Section, symbol_count: int, file_type: FileType, name: str
+) -> None:
+    raw = np.frombuffer(section.data, RELA_DTYPE)
+    if not len(raw):
+        return
+    symbols = raw["info"] >> np.uint64(32)
+    worst = int(symbols.argmax())
+    if symbols[worst] >= max(symbol_count, 1) and section.name != ".rela.dyn":
+        raise ElfError(
+            f"{name}: the relocation at offset {section.offset + worst * RELA_SIZE:#x} is to "
+            f"symbol {symbols[worst]} of {symbol_count}"
+        )
+    worst = int(raw["offset"].argmax())
+    end = target.size if file_type == FileType.REL else target.addr + target.size
+    if target.type != SectionType.NULL and int(raw["offset"][worst]) >= max(end, 1):
+        raise ElfError(
+            f"{name}: the relocation at offset {section.offset + worst * RELA_SIZE:#x} reaches "
+            f"beyond the section {target.label}"
+        )

@@ -260,7 +260,8 @@ def _rela_bytes(relocs: list[OutReloc], position: dict[int, int]) -> bytes:
     for r in relocs:
         if id(r.symbol) not in position and (r.symbol.name or r.symbol.section != SHN_UNDEF):
             raise ElfError(
-                f"a relocation is to '{r.symbol.name}', which is not in the symbol table"
+                f"the relocation at offset {r.offset:#x} of its section is to '{r.symbol.name}', "
+                "which is not in the symbol table"
             )
     table = np.zeros(len(relocs), RELA_DTYPE)
     table["offset"] = [r.offset for r in relocs]

@@ -47,7 +47,7 @@ class ModInfo:
 def parse(blob: bytes, *, name: str) -> ModInfo:
     """Reads `.modinfo` of a module's bytes; `name` stands in errors. Raises ElfError."""
     if len(blob) < 64 or blob[:6] != b"\x7fELF\x02\x01":
-        raise ElfError(f"{name}: not a 64-bit little-endian ELF file")
+        raise ElfError(f"{name}: not a 64-bit little-endian ELF file (offset 0)")
     try:
         (table,) = struct.unpack_from("<Q", blob, 40)
         count, strings = struct.unpack_from("<HH", blob, 60)
@@ -58,11 +58,14 @@ def parse(blob: bytes, *, name: str) -> ModInfo:
         headers = [struct.unpack_from("<IIQQQQ", blob, table + 64 * i) for i in range(count)]
         _, _, _, _, base, _ = headers[strings]
     except (struct.error, IndexError, OverflowError) as exc:
-        raise ElfError(f"{name}: the section headers lie outside the file") from exc
+        raise ElfError(f"{name}: section headers that offset 40 tells of lie outside it") from exc
     for offset_of_name, _, _, _, offset, size in headers:
         if blob.startswith(b".modinfo\0", base + offset_of_name):
             return ModInfo(_tags(blob[offset : offset + size]), len(blob))
-    raise ElfError(f"{name}: no .modinfo section, so this is not a kernel module")
+    raise ElfError(
+        f"{name}: no .modinfo among the section headers at offset {table:#x}, so this is not a "
+        "kernel module"
+    )
 
 
 def _tags(section: bytes) -> dict[str, tuple[str, ...]]:

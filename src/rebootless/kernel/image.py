@@ -122,7 +122,7 @@ def decompress(blob: bytes, *, name: str) -> bytes:
                 raise ElfError(f"{name}: its {label} data is damaged: {exc}") from exc
             except (zstandard.ZstdError, lz4.block.LZ4BlockError) as exc:
                 raise ElfError(f"{name}: its {label} data is damaged: {exc}") from exc
-    raise ElfError(f"{name}: unknown compression (it starts with {blob[:6].hex(' ')})")
+    raise ElfError(f"{name}: unknown compression (at offset 0: {blob[:6].hex(' ')})")
 
 
 def _gunzip(blob: bytes) -> bytes:

@@ -90,7 +90,7 @@ def load_module(path: Path) -> ModuleImage:
         blob = decompress(blob, name=str(path))
     elf = reader.parse(blob, name=str(path))
     if elf.type != FileType.REL:
-        raise ElfError(f"{path}: not a relocatable file, so not a kernel module")
+        raise ElfError(f"{path}: not a relocatable file (offset 16), so not a kernel module")
     info = parse_modinfo(elf)
     named = info.get("name")
     name = normal_name(named[0] if named else module_name(path))

@@ -165,8 +165,8 @@ class BlockBuilder:
     ) -> Block:
         if start + size > (len(section.data) if is_code else section.size):
             raise ElfError(
-                f"{self.elf.name}: {size:#x} bytes at {section.name}+{start:#x} reach beyond the "
-                "content of the section"
+                f"{self.elf.name}: {size:#x} bytes from {start:#x} on reach beyond the content of "
+                f"section {section.label}"
             )
         raw = section.data[start : start + size]
         code = np.frombuffer(raw, np.uint8)

@@ -8,9 +8,10 @@ patch loads, and those of a module when that module is there. What only served t
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass
 
-from ..base.errors import RefusedError
+from ..base.errors import ElfError, RefusedError
 from ..elf.constants import SHN_LIVEPATCH, Binding, SectionFlag, SymbolType
 from ..elf.model import ElfFile
 from ..elf.reader import parse
@@ -52,7 +53,7 @@ def finish(blob: bytes, *, name: str, max_symbol: int = MAX_SYMBOL) -> bytes:
     elf = parse(blob, name=name)
     records = read_records(elf)
     obj = editable(elf)
-    _resolve_entries(obj)
+    _resolve_entries(obj, name)
     symbols: dict[str, OutSymbol] = {}
     relas: dict[tuple[str, int], OutRelaSection] = {}
     for record in records:
@@ -69,6 +70,10 @@ def finish(blob: bytes, *, name: str, max_symbol: int = MAX_SYMBOL) -> bytes:
                 section=SHN_LIVEPATCH,
             )
         key = (record.owner, record.section)
+        if record.section not in obj.by_index or record.offset < 0:
+            raise ElfError(
+                f"{name}: a livepatch relocation at offset {record.offset:#x} is of no code"
+            )
         if key not in relas:
             target = obj.by_index[record.section]
             relas[key] = OutRelaSection(
@@ -87,7 +92,9 @@ def read_records(elf: ElfFile) -> tuple[LivepatchReloc, ...]:
     section = elf.section_by_name.get(KLP_SECTION)
     if section is None:
         return ()
-    strings = bytes(elf.section_by_name[KLP_STRINGS].data)
+    if KLP_STRINGS not in elf.section_by_name:
+        raise ElfError(f"{elf.name}: the records {section.label} have no section of names")
+    names = elf.section_by_name[KLP_STRINGS]
     relocs = elf.relocations(section)
     places = {
         int(o): (int(elf.symbols.shndx[s]), int(elf.symbols.value[s]) + int(a))
@@ -95,26 +102,39 @@ def read_records(elf: ElfFile) -> tuple[LivepatchReloc, ...]:
     }
     found = []
     for at in range(0, section.size, KLP_RECORD.size):
-        _, _, kind, _, addend = KLP_RECORD.unpack_from(section.data, at)
-        target, offset = places[at]
-        start = places[at + 8][1]
-        owner, _, symbol = strings[start : strings.index(b"\0", start)].decode().partition("|")
+        try:
+            _, _, kind, _, addend = KLP_RECORD.unpack_from(section.data, at)
+            target, offset = places[at]
+            name = _name(bytes(names.data), places[at + 8][1])
+        except (struct.error, LookupError, ValueError) as exc:
+            raise ElfError(f"{elf.name}: record {at:#x} of section {section.label} is bad") from exc
+        owner, _, symbol = name.partition("|")
         found.append(LivepatchReloc(owner, symbol, target, offset, kind, addend))
     return tuple(found)
 
 
-def _resolve_entries(obj: OutObject) -> None:
+def _name(strings: bytes, start: int) -> str:
+    if start < 0:
+        raise ValueError(start)
+    return strings[start : strings.index(b"\0", start)].decode()
+
+
+def _resolve_entries(obj: OutObject, name: str) -> None:
     """Replaces the entry symbols that the glue refers to by the functions' own symbols."""
     functions = {
         (id(s.section), s.value): s
         for s in reversed(obj.symbols)
         if s.type == SymbolType.FUNC and not s.name.startswith(ENTRY_PREFIX)
     }
-    replaced = {
-        id(s): functions[(id(s.section), s.value)]
-        for s in obj.symbols
-        if s.name.startswith(ENTRY_PREFIX) and isinstance(s.section, OutSection)
-    }
+    replaced = {}
+    for s in obj.symbols:
+        if s.name.startswith(ENTRY_PREFIX) and isinstance(s.section, OutSection):
+            if (id(s.section), s.value) not in functions:
+                raise ElfError(
+                    f"{name}: '{s.name}', at offset {s.value:#x} of '{s.section.name}', marks no "
+                    "function"
+                )
+            replaced[id(s)] = functions[(id(s.section), s.value)]
     for section in obj.sections:
         section.relocs = [
             r._replace(symbol=replaced[id(r.symbol)]) if id(r.symbol) in replaced else r
