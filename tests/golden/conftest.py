@@ -70,6 +70,12 @@ def compiler(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
+def kernel_c() -> tuple[list[str], str]:
+    """gcc's flags and what stands before each text, for tests that call gcc themselves."""
+    return KERNEL_FLAGS, PRELUDE
+
+
+@pytest.fixture
 def compile_c(tmp_path: Path, compiler: str) -> Compile:
     """Compiles a C text to an object, named by its second argument; further ones are options."""
 

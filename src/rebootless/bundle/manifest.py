@@ -64,6 +64,34 @@ class KnownWarning:
 
 
 @dataclass(frozen=True)
+class CallbackEntry:
+    """A function of the patch that the kernel calls when `object` is patched or unpatched.
+
+    `kind` is a field of the kernel's struct klp_callbacks, such as 'pre_patch'.
+    """
+
+    object: str
+    kind: str
+    function: str
+
+
+@dataclass(frozen=True)
+class StateEntry:
+    """A state of the system that the patch changes (the kernel's struct klp_state)."""
+
+    id: int
+    version: int
+
+
+@dataclass(frozen=True)
+class Features:
+    """What a patch has beside functions."""
+
+    callbacks: tuple[CallbackEntry, ...] = ()
+    states: tuple[StateEntry, ...] = ()
+
+
+@dataclass(frozen=True)
 class Manifest:
     """A bundle's facts. `members` pairs each file of the bundle with its SHA-256."""
 
@@ -77,6 +105,7 @@ class Manifest:
     cves: tuple[str, ...] = ()
     members: tuple[tuple[str, str], ...] = ()
     warnings: tuple[KnownWarning, ...] = ()
+    features: Features = Features()
 
     @property
     def functions(self) -> tuple[tuple[str, PatchedFunction], ...]:
@@ -84,7 +113,11 @@ class Manifest:
         return tuple((o.name, f) for o in self.objects for f in o.functions)
 
     def to_json(self) -> dict[str, Any]:
-        """The manifest as JSON values, `schema` first."""
+        """The manifest as JSON values, `schema` first.
+
+        `features` is there if the patch has any: bundles made before they were keep their ids.
+        """
+        features = {"features": asdict(self.features)} if self.features != Features() else {}
         return {
             "schema": SCHEMA,
             "name": self.name,
@@ -97,6 +130,7 @@ class Manifest:
             "tool_version": self.tool_version,
             "warnings": [asdict(w) for w in self.warnings],
             "members": dict(self.members),
+            **features,
         }
 
     def canonical(self) -> bytes:
@@ -160,6 +194,7 @@ def _manifest(raw: Mapping[str, Any]) -> Manifest:
             for path in sorted(_typed(raw, "members", dict))
         ),
         warnings=_each(raw, "warnings", dict, _warning) if "warnings" in raw else (),
+        features=_features(_typed(raw, "features", dict)) if "features" in raw else Features(),
     )
 
 
@@ -169,6 +204,23 @@ def _warning(raw: Mapping[str, Any]) -> KnownWarning:
         symbol=_typed(raw, "symbol", str),
         message=_typed(raw, "message", str),
         accepted=_typed(raw, "accepted", bool),
+    )
+
+
+def _features(raw: Mapping[str, Any]) -> Features:
+    return Features(
+        callbacks=_each(
+            raw,
+            "callbacks",
+            dict,
+            lambda c: CallbackEntry(*(_typed(c, f, str) for f in ("object", "kind", "function"))),
+        ),
+        states=_each(
+            raw,
+            "states",
+            dict,
+            lambda s: StateEntry(_typed(s, "id", int), _typed(s, "version", int)),
+        ),
     )
 
 

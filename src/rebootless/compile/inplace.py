@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import PurePosixPath
 
 from ..base.errors import PatchInputError
@@ -26,6 +25,7 @@ from .unit import (
     ORIG_STAGE,
     PATCHED_STAGE,
     UnitPair,
+    author_headers,
     count_of,
     finish_originals,
     keep,
@@ -35,8 +35,6 @@ from .unit import (
     record,
     scratch_files,
 )
-
-HEADERS = ("rebootless.h", "rebootless_patch.h")
 
 
 @dataclass(frozen=True)
@@ -79,12 +77,6 @@ def build_in_place(
             pairs = tuple(pair_of(unit, workdir) for unit in units)
             record(workdir, pairs)
     return pairs
-
-
-def author_headers() -> dict[str, bytes]:
-    """The headers that a patch's author may include, by their path in the tree."""
-    folder = resources.files("rebootless") / "kmod"
-    return {f"include/{name}": (folder / name).read_bytes() for name in HEADERS}
 
 
 def _place(tree: Tree, source: CSource) -> Membership:

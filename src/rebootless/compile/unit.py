@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from importlib import resources
 from pathlib import Path, PurePosixPath
 
 from ..base.errors import CompileError, NoChangeError
@@ -24,6 +25,7 @@ from .tree import Tree, left_out_of
 ORIG_STAGE = "1-orig"
 PATCHED_STAGE = "2-patched"
 RECORD = "units.json"
+AUTHOR_HEADERS = ("rebootless.h", "rebootless_patch.h")
 MAX_UNITS = 60
 
 
@@ -62,7 +64,8 @@ def build_pairs(
     """
     variant = variant or Variant()
     # `max_units` is no input: whether the stages exist at all depends on it.
-    key = fingerprint("pairs-1", str(tree.root), variant.name, patch.text)
+    headers = author_headers().values()
+    key = fingerprint("pairs-2", str(tree.root), variant.name, patch.text, *headers)
     if workdir.is_done(ORIG_STAGE, key) and workdir.is_done(PATCHED_STAGE, key):
         pairs = load_record(workdir)
         if pairs is not None and len(pairs) <= max_units:
@@ -84,6 +87,15 @@ def build_pairs(
     if dropped := len(plan.units) - len(built):
         monitor.emit(Note(f"{count_of(dropped)} of them turned out not to read the headers"))
     return pairs
+
+
+def author_headers() -> dict[str, bytes]:
+    """The headers that a patch may include, `#include <rebootless.h>`, by their path in the tree.
+
+    They are in the twin while patched units are compiled, beside the kernel's own.
+    """
+    folder = resources.files("rebootless") / "kmod"
+    return {f"include/{name}": (folder / name).read_bytes() for name in AUTHOR_HEADERS}
 
 
 def count_of(units: int) -> str:
@@ -172,7 +184,8 @@ def _compile(
             originals.place(made, stored(tree, variant, outcome.job.name))
             _dependency_file(tree.orig, outcome.job.name).unlink(missing_ok=True)
 
-    contents = {file.path: file.patched for file in applied.files}
+    contents: dict[str, bytes | None] = {**author_headers()}
+    contents |= {file.path: file.patched for file in applied.files}
     with twin.installed(tree, contents, outputs):
         # Alternating, so that the two of one unit run side by side.
         outcomes = run_all(_merged(first, second), parallel=parallel, finished=finished)

@@ -94,6 +94,7 @@ class Unit:
     elf: ElfFile
     atoms: tuple[Atom, ...]
     refs: dict[int, Refs] = field(repr=False)
+    ignored_sections: frozenset[str] = frozenset()  # those that the patch says to leave alone
 
     @cached_property
     def tables(self) -> tuple[Entries, ...]:
@@ -107,7 +108,8 @@ class Unit:
 
     def is_passive(self, atom: Atom) -> bool:
         """Whether the atom only matters at boot, at load, or to tools (see names.py)."""
-        return is_passive_section(self.section(atom).name)
+        name = self.section(atom).name
+        return name in self.ignored_sections or is_passive_section(name)
 
     def data(self, atom: Atom) -> bytes:
         """The atom's bytes (zeros for .bss)."""

@@ -132,6 +132,32 @@ class Finding:
         return facts
 
 
+class CallbackKind(Enum):
+    """When the kernel calls a callback of a patched object (struct klp_callbacks)."""
+
+    PRE_PATCH = "pre_patch"
+    POST_PATCH = "post_patch"
+    PRE_UNPATCH = "pre_unpatch"
+    POST_UNPATCH = "post_unpatch"
+
+
+@dataclass(frozen=True)
+class Callback:
+    """A new function, by its piece, that the kernel calls when the object is (un)patched."""
+
+    kind: CallbackKind
+    name: str
+    piece: int
+
+
+@dataclass(frozen=True, order=True)
+class SystemState:
+    """A state of the system that the patch changes (struct klp_state)."""
+
+    id: int
+    version: int
+
+
 @dataclass(frozen=True)
 class TableEntries:
     """How many entries of a special section go along."""
@@ -157,11 +183,14 @@ class Delta:
     warnings: tuple[Finding, ...]
     pieces: tuple[Piece, ...]
     carried: tuple[FunctionChange, ...] = ()
+    callbacks: tuple[Callback, ...] = ()
+    states: tuple[SystemState, ...] = ()
 
     @property
     def is_empty(self) -> bool:
         """Whether there is nothing to patch and nothing to refuse."""
-        return not (self.changed or self.new or self.new_data or self.refused)
+        something = self.changed or self.new or self.new_data or self.callbacks or self.states
+        return not (something or self.refused)
 
     def to_json(self) -> dict[str, Any]:
         """The public JSON form (schema 1)."""
@@ -172,6 +201,8 @@ class Delta:
             "new": [_function_json(f) for f in self.new],
             "removed": list(self.removed),
             "new_data": list(self.new_data),
+            "callbacks": [{"kind": c.kind.value, "function": c.name} for c in self.callbacks],
+            "states": [{"id": s.id, "version": s.version} for s in self.states],
             "special": [{"section": t.section, "entries": t.entries} for t in self.special],
             "refused": [f.to_json() for f in self.refused],
             "warnings": [f.to_json() for f in self.warnings],

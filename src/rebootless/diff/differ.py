@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ..elf.constants import Binding
 from ..elf.model import ElfFile
 from .atoms import NO_ATOM, Atom, Kind, Unit
@@ -10,6 +12,14 @@ from .compare import Comparison, compare
 from .correlate import Correlation, correlate
 from .delta import Delta, Finding, FunctionChange
 from .include import Inclusion, include
+from .marks import (
+    callbacks_in,
+    mark_findings,
+    read_marks,
+    with_forced,
+    without_allowed,
+    without_ignored,
+)
 from .names import cold_parent, fold, is_export_section, is_init_text
 from .normalize import normalize
 from .registrations import registration_findings
@@ -24,24 +34,34 @@ def diff(orig: ElfFile, patched: ElfFile) -> Delta:
     for a special section whose entries cannot be told apart.
     """
     old, new = normalize(orig), normalize(patched)
+    marks = read_marks(new)
+    old, new = (replace(unit, ignored_sections=marks.ignored_sections) for unit in (old, new))
     correlation = correlate(old, new)
     comparison = compare(old, new, correlation)
     copied = copied_constants(old, new, correlation, comparison)
     changed = _changed_functions(old, new, correlation, comparison, copied)
+    changed, left_out = without_ignored(marks, old, changed)
+    changed = with_forced(marks, old, correlation, changed)
     traced = traced_functions(old)
     changed, carried = carry(old, new, correlation, changed, traced)
+    changed, also_left_out = without_ignored(marks, old, changed)
     refused, warnings, unpatchable = function_findings(old, changed, traced, carried)
+    comparison, allowed = without_allowed(marks, old, new, correlation, comparison)
+    warnings += left_out + also_left_out + allowed
     data = data_findings(old, new, correlation, comparison, frozenset(copied))
     to_patch = {i: reason for i, reason in changed.items() if i not in unpatchable}
     for finding in data:  # beside code that can be patched, what was used up at boot is only told
         told = finding.code == "init-data" and to_patch
         (warnings if told else refused).append(finding)
-    for into, found in zip(
-        (refused, warnings), registration_findings(old, new, correlation), strict=True
+    for more_refused, more_warnings in (
+        registration_findings(old, new, correlation),
+        mark_findings(marks, old, new, correlation),
     ):
-        into += found
+        refused += more_refused
+        warnings += more_warnings
     fresh = _new_atoms(new, correlation)
     roots = [int(correlation.to_patched[i]) for i in to_patch] + [a.index for a in fresh]
+    roots += [atom for _, atom in marks.callbacks if atom != NO_ATOM]
     copies = frozenset(int(correlation.to_patched[i]) for i in copied)
     inclusion = include(old, new, correlation, roots, copies)
     refused += inclusion.findings
@@ -58,6 +78,8 @@ def diff(orig: ElfFile, patched: ElfFile) -> Delta:
         warnings=tuple(warnings),
         pieces=inclusion.pieces,
         carried=_changes(old, new, correlation, inclusion, along),
+        callbacks=callbacks_in(inclusion.piece_of, new, marks),
+        states=marks.states,
     )
 
 

@@ -45,7 +45,7 @@ _CARRY_LINES = ("descriptor", "_alloc_tag", "_entry", "__UNIQUE_ID_ddebug", ".Lu
 # Left out altogether: never part of the running kernel, or written anew for the patch.
 _IGNORED = re.compile(
     r"^(\.discard|\.comment|\.note|\.eh_frame|\.debug|\.gnu|\.llvm|\.BTF$|\.BTF\.ext|"
-    r"\.orc_header|__patchable_function_entries)"
+    r"\.orc_header|__patchable_function_entries|\.rebootless)"
 )
 # Read at boot or load only, or by tools that look functions up by name. Their content says nothing
 # about code that is patched at run time; what a patch adds to them is judged in registrations.py.

@@ -18,7 +18,6 @@ from .delta import Finding
 from .names import (
     is_export_section,
     is_init_text,
-    is_passive_section,
     is_plain_data_section,
     is_special_static,
 )
@@ -202,7 +201,7 @@ def _collected_findings(patched: Unit, correlation: Correlation) -> list[Finding
         if (
             correlation.to_orig[atom.index] != NO_ATOM
             or is_plain_data_section(section)
-            or is_passive_section(section)
+            or patched.is_passive(atom)
             or is_export_section(section)
             or is_init_text(section)
             or section.startswith((".init.", ".exit."))

@@ -14,7 +14,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
-from ..diff.delta import Delta, Finding, Piece, PieceRef, PieceReloc
+from ..diff.delta import CallbackKind, Delta, Finding, Piece, PieceRef, PieceReloc
 from ..elf.constants import (
     SHN_UNDEF,
     Binding,
@@ -45,6 +45,15 @@ class EmittedFunction:
 
 
 @dataclass(frozen=True)
+class EmittedCallback:
+    """A callback: the symbol to find it by at link."""
+
+    kind: CallbackKind
+    symbol: str
+    name: str
+
+
+@dataclass(frozen=True)
 class EmittedUnit:
     """The object of one unit, and what came up when its references were resolved."""
 
@@ -54,6 +63,7 @@ class EmittedUnit:
     refused: tuple[Finding, ...]
     warnings: tuple[Finding, ...]
     mirrors: tuple[Mirror, ...] = ()
+    callbacks: tuple[EmittedCallback, ...] = ()
 
 
 def emit(delta: Delta, resolver: Resolver, number: int) -> EmittedUnit:
@@ -95,7 +105,7 @@ class _Emitter:
                 )
             for reloc in piece.relocs:
                 self._relocate(n, section, base, reloc)
-        functions = tuple(self._entries())
+        functions, callbacks = tuple(self._entries()), tuple(self._callbacks())
         self._add_records()
         return EmittedUnit(
             serialize(self.obj),
@@ -104,6 +114,7 @@ class _Emitter:
             tuple(self.refused | self.keys.refused),
             tuple(self.keys.warnings),
             self.keys.mirrors,
+            callbacks,
         )
 
     def _place(self, piece: Piece) -> tuple[OutSection, int]:
@@ -190,11 +201,7 @@ class _Emitter:
         """A global symbol at each patched function, for the glue code to refer to."""
         found = []
         for n, change in enumerate(self.delta.changed):
-            section, base = self.places[change.piece]
-            name = f"{ENTRY_PREFIX}{self.number}_{n}"
-            self.obj.symbols.append(
-                OutSymbol(name, base, 0, int(Binding.GLOBAL), int(SymbolType.FUNC), section)
-            )
+            name = self._entry(f"{n}", change.piece)
             assert change.orig_symbol is not None
             found.append(
                 EmittedFunction(
@@ -207,6 +214,22 @@ class _Emitter:
                 )
             )
         return found
+
+    def _callbacks(self) -> list[EmittedCallback]:
+        """The same for the callbacks."""
+        return [
+            EmittedCallback(c.kind, self._entry(f"callback_{n}", c.piece), c.name)
+            for n, c in enumerate(self.delta.callbacks)
+        ]
+
+    def _entry(self, suffix: str, piece: int) -> str:
+        """Adds a global symbol at the start of a piece, unique in the patch."""
+        name = f"{ENTRY_PREFIX}{self.number}_{suffix}"
+        section, base = self.places[piece]
+        self.obj.symbols.append(
+            OutSymbol(name, base, 0, int(Binding.GLOBAL), int(SymbolType.FUNC), section)
+        )
+        return name
 
     def _add_records(self) -> None:
         if not self._records:

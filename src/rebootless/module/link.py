@@ -16,6 +16,8 @@ from pathlib import Path
 from ..base.errors import CommandError, CompileError
 from ..base.fs import atomic_write, read_bytes
 from ..base.proc import out_of_space, run
+from ..diff.delta import SystemState
+from .features import UnitCallbacks, callbacks_variable, features_header
 from .keys import Mirror
 from .relocs import MAX_SYMBOL, finish
 from .resolve import VMLINUX
@@ -32,10 +34,14 @@ class PatchedFunction:
 
 @dataclass(frozen=True)
 class PatchedObject:
-    """The functions of one object; `name` is "vmlinux" or a module's name."""
+    """The functions of one object; `name` is "vmlinux" or a module's name.
+
+    `callbacks` has an entry for each unit of the object that has any, in their order.
+    """
 
     name: str
     functions: tuple[PatchedFunction, ...]
+    callbacks: tuple[UnitCallbacks, ...] = ()
 
 
 def link(
@@ -46,6 +52,7 @@ def link(
     make: Callable[..., list[str]],
     folder: Path,
     replace: bool,
+    states: Sequence[SystemState] = (),
     namespaces: Iterable[str] = (),
     mirrors: Sequence[Mirror] = (),
     max_symbol: int = MAX_SYMBOL,
@@ -55,6 +62,8 @@ def link(
     `make` gives the command line of the kernel's kbuild for arguments (see `compile.tree.Tree`).
     Raises CompileError with kbuild's output.
     """
+    features = features_header([o.callbacks for o in objects], states)
+    atomic_write(folder / "rebootless_features.h", features)
     _write_sources(name, objects, units, folder, replace, sorted(namespaces))
     atomic_write(folder / "rebootless_keys.h", _keys_header(mirrors))
     try:
@@ -125,5 +134,9 @@ def _objects_header(objects: Sequence[PatchedObject]) -> str:
     lines = ["/* Written anew for each patch; see livepatch.c. */"]
     for number, target in enumerate(objects):
         name = "NULL" if target.name == VMLINUX else f'"{target.name}"'
-        lines.append(f"OBJECT({name}, functions_{number})")
+        if target.callbacks:
+            callbacks = callbacks_variable(number)
+            lines.append(f"OBJECT_CALLS({name}, functions_{number}, {callbacks})")
+        else:
+            lines.append(f"OBJECT({name}, functions_{number})")
     return "\n".join(lines) + "\n"

@@ -12,11 +12,19 @@ from typing import Any
 from ..base.events import RecordingMonitor, stage
 from ..base.fs import atomic_write
 from ..bundle import archive
-from ..bundle.manifest import KnownWarning, Manifest, TargetKernel
+from ..bundle.manifest import (
+    CallbackEntry,
+    Features,
+    KnownWarning,
+    Manifest,
+    StateEntry,
+    TargetKernel,
+)
 from ..bundle.manifest import PatchedFunction as FunctionEntry
 from ..bundle.manifest import PatchedObject as ObjectEntry
 from ..diff.delta import Finding
 from ..engine.modinfo import parse as parse_modinfo
+from ..module.features import merge_states
 from ..module.resolve import VMLINUX
 from .job import Job, Unit
 
@@ -83,6 +91,8 @@ def _manifest(job: Job, units: Sequence[Unit], module: bytes) -> Manifest:
             by_object.setdefault(unit.pair.module, []).append(
                 FunctionEntry(proven.name, proven.sympos or 0, f.size_old, f.size_new, address)
             )
+        if unit.emitted.callbacks:
+            by_object.setdefault(unit.pair.module, [])
     return Manifest(
         name=job.name,
         version=job.version,
@@ -108,6 +118,19 @@ def _manifest(job: Job, units: Sequence[Unit], module: bytes) -> Manifest:
         warnings=tuple(
             KnownWarning(w.code, w.symbol, w.message, bool(w.accepted)) for w in job.warnings
         ),
+        features=_features(units),
+    )
+
+
+def _features(units: Sequence[Unit]) -> Features:
+    """The callbacks in the order in which units have them, and the system states."""
+    return Features(
+        tuple(
+            CallbackEntry(unit.pair.module, c.kind.value, c.name)
+            for unit in units
+            for c in unit.delta.callbacks
+        ),
+        tuple(StateEntry(s.id, s.version) for s in merge_states(u.delta.states for u in units)),
     )
 
 

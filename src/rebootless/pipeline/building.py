@@ -24,6 +24,7 @@ from ..elf.reader import read as read_elf
 from ..match import Status, match_unit
 from ..module.abi import check_abi
 from ..module.emit import EmittedUnit, emit
+from ..module.features import GLUE_SYMBOLS, UnitCallbacks, merge_states, state_findings
 from ..module.link import PatchedFunction, PatchedObject, link
 from ..module.positions import KernelPositions
 from ..module.relocs import MAX_SYMBOL_OLD
@@ -136,10 +137,11 @@ def _differing(job: Job, pairs: Sequence[UnitPair]) -> list[Unit]:
             hint="comments, line numbers and unused code need no live patch",
         )
     refused = [f for u in found for f in (*u.delta.refused, *_untraceable(u.delta))]
+    refused += state_findings(merge_states(u.delta.states for u in found))
     telling.refuse(job, refused)
     for unit in found:
         telling.warn(job, unit.delta.warnings)
-    if not any(u.delta.changed for u in found):
+    if not any(u.delta.changed or u.delta.callbacks for u in found):
         raise NoChangeError(
             "the patch only adds code that nothing in the running kernel calls",
             hint="patch a function that uses it",
@@ -232,6 +234,7 @@ def _emitted(job: Job, units: Sequence[Unit]) -> list[Unit]:
         for symbol in piece.symbols
         if symbol.is_global
     )
+    siblings |= GLUE_SYMBOLS
     with stage(job.monitor, "resolve", "Resolving symbols"):
         found = [replaced(u, emitted=_emit(job, u, n, siblings)) for n, u in enumerate(units)]
     telling.refuse(job, [f for u in found if u.emitted for f in u.emitted.refused])
@@ -271,6 +274,7 @@ def _linked(job: Job, units: Sequence[Unit], tree: Tree) -> bytes:
             make=tree.make,
             folder=folder,
             replace=job.replace,
+            states=merge_states(u.delta.states for u in units),
             namespaces=frozenset().union(*(e.namespaces for e in emitted)),
             mirrors=[m for e in emitted for m in e.mirrors],
             max_symbol=_max_symbol(tree),
@@ -288,8 +292,9 @@ def _max_symbol(tree: Tree) -> int:
 
 
 def _objects(units: Sequence[Unit]) -> list[PatchedObject]:
-    """The functions to patch, by object: vmlinux first, then modules by name."""
+    """The functions and callbacks by object: vmlinux first, then modules by name."""
     by_object: dict[str, list[PatchedFunction]] = {}
+    callbacks: dict[str, list[UnitCallbacks]] = {}
     for unit in units:
         assert unit.match is not None and unit.emitted is not None
         for f in unit.emitted.functions:
@@ -299,8 +304,16 @@ def _objects(units: Sequence[Unit]) -> list[PatchedObject]:
             by_object.setdefault(unit.pair.module, []).append(
                 PatchedFunction(f.symbol, proven.name, proven.sympos)
             )
+        if unit.emitted.callbacks:
+            by_object.setdefault(unit.pair.module, [])
+            callbacks.setdefault(unit.pair.module, []).append(
+                {c.kind: c.symbol for c in unit.emitted.callbacks}
+            )
     order = sorted(by_object, key=lambda name: (name != VMLINUX, name))
-    return [PatchedObject(name, tuple(by_object[name])) for name in order]
+    return [
+        PatchedObject(name, tuple(by_object[name]), tuple(callbacks.get(name, ())))
+        for name in order
+    ]
 
 
 def _count(number: int, word: str) -> str:

@@ -52,6 +52,15 @@ def render(page: Page, facts: Facts) -> None:
         ["warning", "about", "accepted", "message"],
         [(w["code"], w["symbol"], w["accepted"], w["message"]) for w in manifest["warnings"]],
     )
+    features = manifest.get("features", {})
+    page.table(
+        ["object", "callback", "function"],
+        [(c["object"], c["kind"], c["function"]) for c in features.get("callbacks", ())],
+    )
+    page.table(
+        ["system state", "version"],
+        [(s["id"], s["version"]) for s in features.get("states", ())],
+    )
     for module in facts["modules"]:
         _module(page, module)
 
