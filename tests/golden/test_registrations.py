@@ -46,6 +46,9 @@ def test_added_entry_is_refused(pair: Pair, added: str, code: str, symbol: str) 
 
 
 WARNED = [
+    (entry("_error_injection_whitelist", "_eil_addr_f"), "error-injection-added", "f"),
+    (entry("_kprobe_blacklist", "_kbl_addr_f"), "kprobe-blacklist-added", "f"),
+    (entry("__syscalls_metadata", "__p_syscall_meta__new"), "syscall-added", "new"),
     (entry("__param", "__param_depth"), "parameter-added", "depth"),
     (entry(".init.setup", "__setup_depth"), "parameter-added", "depth"),
     (
@@ -56,11 +59,31 @@ WARNED = [
 ]
 
 
-@pytest.mark.parametrize(("added", "code", "symbol"), WARNED, ids=["param", "setup", "modinfo"])
+@pytest.mark.parametrize(("added", "code", "symbol"), WARNED, ids=[w[1] for w in WARNED])
 def test_added_entry_is_told(pair: Pair, added: str, code: str, symbol: str) -> None:
     delta = pair(BASE, PATCHED + added)
     assert not delta.refused
     assert [(f.code, f.symbol) for f in delta.warnings] == [(code, symbol)]
+    assert not pair(BASE + added, PATCHED + added).warnings
+
+
+def test_lists_of_new_functions_matter_to_nobody(pair: Pair) -> None:
+    """The patch module brings its own list of what must not be probed; the kernel reads it."""
+    fresh = "int used noinline fresh(int x) { return other(x); }\n"
+    listed = fresh + entry("_kprobe_blacklist", "_kbl_addr_fresh", "fresh")
+    delta = pair(BASE, fresh + PATCHED.replace("other(x)", "fresh(x)") + listed.split("\n", 1)[1])
+    assert not delta.refused and not delta.warnings
+    assert [t.entries for t in delta.special if t.section == "_kprobe_blacklist"] == [1]
+
+
+def test_trace_printk_works_in_a_patch(pair: Pair) -> None:
+    """The kernel takes over the formats of a module that has some."""
+    text = """{ static const char *volatile trace_printk_fmt %s = "x is %%d";
+    sink(trace_printk_fmt, x); return helper(x); }"""
+    traced = BASE.replace("{ return helper(x); }", text % SECTION.format("__trace_printk_fmt"))
+    delta = pair(BASE, traced)
+    assert not delta.refused and [f.name for f in delta.changed] == ["f"]
+    assert [p.size for p in delta.pieces if p.section == "__trace_printk_fmt"] == [8]
 
 
 def test_initcall_numbers_are_no_change(pair: Pair) -> None:

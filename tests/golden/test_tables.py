@@ -207,3 +207,56 @@ def test_unknown_table_for_patched_code_is_refused(pair: Pair) -> None:
     assert [(f.code, f.symbol) for f in delta.refused] == [("unsupported-section", "runtime_ptr_x")]
     plain = before + "void h(void) { helper(4); }"
     assert not pair(plain, plain.replace("helper(4)", "helper(5)")).refused
+
+
+def test_unknown_table_is_told_once_by_its_function(pair: Pair) -> None:
+    """The place of an entry moves with the code: that says nothing about the table itself."""
+    site = """
+    #define SITE() asm volatile("1: movabs $0x0123456789abcdef, %%rax\\n" \\
+    ".pushsection new_table,\\"a\\"\\n .long 1b - .\\n .popsection" : : : "rax")
+    """
+    before = site + "void f(int *p) { SITE(); }\nvoid g(int *p) { helper(2); SITE(); }"
+    delta = pair(before, before.replace("helper(2)", "helper(*p + 70000)"))
+    (finding,) = delta.refused
+    assert (finding.code, finding.symbol) == ("unsupported-section", "new_table")
+    assert "'g'" in finding.message
+    delta = pair(before, before.replace("helper(2);", "helper(2); SITE();"))
+    assert {f.symbol for f in delta.refused} == {"new_table"}
+    plain = before.replace("1b - .", "1b - ., 5")
+    assert "content" in pair(plain, plain.replace("., 5", "., 6")).refused[0].message
+
+
+def test_traps_of_control_flow_checks(pair: Pair) -> None:
+    """clang's -fsanitize=kcfi: one place each, and no other relocation."""
+    trap = """
+    #define TRAP() asm volatile("1: ud2\\n .pushsection .kcfi_traps,\\"a\\"\\n" \\
+    ".long 1b - .\\n .popsection")
+    """
+    before = trap + "void f(int *p) { TRAP(); }\nvoid g(int *p) { helper(2); TRAP(); TRAP(); }"
+    delta = pair(before, before.replace("helper(2)", "helper(3)"))
+    assert [f.name for f in delta.changed] == ["g"] and not delta.refused
+    assert {t.section: t.entries for t in delta.special}[".kcfi_traps"] == 2
+
+
+def test_what_tools_leave_in_objects_is_no_change(pair: Pair) -> None:
+    """Sections that never run, or that the module's link makes anew."""
+    other = """
+    asm(".pushsection SECTION\\n .long f - ., NUMBER\\n .popsection");
+    """
+    base = "void f(int *p) { helper(1); }\nvoid g(int *p) { helper(2); }\n"
+    for section in (
+        '.discard.reachable,\\"\\"',
+        '.discard.addressable,\\"aw\\"',
+        '.orc_header,\\"a\\"',
+        '.ibt_endbr_seal,\\"a\\"',
+        '.static_call_tramp_key,\\"a\\"',
+        '.printk_index,\\"aw\\"',
+        '__bpf_raw_tp_map,\\"aw\\"',
+        '.note.gnu.property,\\"a\\"',
+    ):
+        text = base + other.replace("SECTION", section)
+        before = text.replace("NUMBER", "1")
+        assert pair(before, text.replace("NUMBER", "2")).is_empty, section
+        delta = pair(before, before.replace("helper(1)", "helper(3)"))
+        assert [f.name for f in delta.changed] == ["f"] and not delta.refused, section
+        assert not [p for p in delta.pieces if p.section == section.split(",")[0]]

@@ -64,7 +64,7 @@ def diff(orig: ElfFile, patched: ElfFile) -> Delta:
     roots += [atom for _, atom in marks.callbacks if atom != NO_ATOM]
     copies = frozenset(int(correlation.to_patched[i]) for i in copied)
     inclusion = include(old, new, correlation, roots, copies)
-    refused += inclusion.findings
+    refused = [*_better_told(refused, inclusion.findings), *inclusion.findings]
     warnings += _removed_warnings(old, correlation)
     entered = {i: reason for i, reason in to_patch.items() if i not in carried}
     along = {i: reason for i, reason in to_patch.items() if i in carried}
@@ -81,6 +81,12 @@ def diff(orig: ElfFile, patched: ElfFile) -> Delta:
         callbacks=callbacks_in(inclusion.piece_of, new, marks),
         states=marks.states,
     )
+
+
+def _better_told(refused: list[Finding], told: tuple[Finding, ...]) -> list[Finding]:
+    """`refused` without what `told` says of a section by the function that it is about."""
+    sections = {f.symbol for f in told if f.code == "unsupported-section"}
+    return [f for f in refused if f.code != "unsupported-section" or f.symbol not in sections]
 
 
 def _changed_functions(

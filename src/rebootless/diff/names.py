@@ -58,9 +58,11 @@ _PASSIVE = re.compile(
 )
 _EXPORT = re.compile(r"^(___?ksymtab|___?kcrctab|__ksymtab_strings|\.export_symbol)")
 _INIT_TEXT = re.compile(r"^\.(init|exit|head|cpuinit|devinit)\.text")
-# Where the compiler and the kernel's attributes put ordinary variables.
+# Where the compiler and the kernel's attributes put ordinary variables, and those of which a module
+# may bring its own.
 _PLAIN_DATA = re.compile(
-    r"^(\.data|\.bss|\.rodata|\.ref\.data|\.meminit\.|\.memexit\.|\.BTF_ids$|alloc_tags$)"
+    r"^(\.data|\.bss|\.rodata|\.ref\.data|\.meminit\.|\.memexit\.|\.BTF_ids$|alloc_tags$|"
+    r"__trace_printk_fmt$)"
 )
 _SHARED_SPECIALLY = re.compile(r"^(\.data\.\.decrypted|\.bss\.\.decrypted|\.vvar|\.bss\.\.brk)")
 

@@ -28,13 +28,17 @@ _EXPORT_SYMBOL = re.compile(r"^(?:__ksymtab_|__export_symbol_)(\w+)$")
 
 @dataclass(frozen=True)
 class _Rule:
-    """Sections by prefix; what an added entry means; whether it is refused or only told."""
+    """Sections by prefix; what an added entry means; whether it is refused or only told.
+
+    With `known`, it matters only for functions that the running kernel has.
+    """
 
     prefixes: tuple[str, ...]
     code: str
     text: str
     refused: bool
     strip: str = ""
+    known: bool = False
 
 
 _RULES = (
@@ -65,6 +69,31 @@ _RULES = (
         False,
         "__setup_",
     ),
+    _Rule(
+        ("_error_injection_whitelist",),
+        "error-injection-added",
+        "'{}' is new in the list of functions that may be made to fail: the running kernel's list "
+        "does not get it",
+        False,
+        "_eil_addr_",
+        known=True,
+    ),
+    _Rule(
+        ("_kprobe_blacklist",),
+        "kprobe-blacklist-added",
+        "'{}' is new in the list of functions that must not be probed: the running kernel still "
+        "lets probes into its own",
+        False,
+        "_kbl_addr_",
+        known=True,
+    ),
+    _Rule(
+        ("__syscalls_metadata",),
+        "syscall-added",
+        "the system call '{}' is new: the running kernel's table of system calls does not get it",
+        False,
+        "__p_syscall_meta__",
+    ),
 )
 
 
@@ -77,6 +106,8 @@ def registration_findings(
     for rule in _RULES:
         added = Counter(_names(patched, rule)) - Counter(_names(orig, rule))
         for name in sorted(added):
+            if rule.known and name not in orig.elf.symbols.by_name:
+                continue
             finding = Finding(rule.code, name, rule.text.format(name))
             (refused if rule.refused else warnings).append(finding)
     added_info = sorted(_module_info(patched) - _module_info(orig))

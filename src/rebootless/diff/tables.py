@@ -50,6 +50,8 @@ TABLES: dict[str, Table] = {
         Table(".retpoline_sites", 1),
         Table(".return_sites", 1),
         Table(".call_sites", 1),
+        Table(".cfi_sites", 1),
+        Table(".kcfi_traps", 1, compared=True),
         Table(".orc_unwind_ip", 1, companion=".orc_unwind"),
         Table("__mcount_loc", 1),
         Table("_kprobe_blacklist", 1),
