@@ -2,15 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from ..base.events import stage
-from ..safety import Verdict
+from ..safety import Verdict, quiescence, semantics
 from .job import Job, Unit
 
 Check = Callable[[Job, Sequence[Unit]], Verdict]
 
-CHECKS: tuple[Check, ...] = ()
+DEFAULT_HZ = 250
+
+
+def _quiescence(job: Job, units: Sequence[Unit]) -> Verdict:
+    """Functions that tasks may never leave."""
+    hz = job.kernel.config.get("HZ") or ""
+    ticks = int(hz) if hz.isdigit() else DEFAULT_HZ
+    return _all(quiescence.forecast(u.orig, _changed(u), hz=ticks) for u in units)
+
+
+def _semantics(_job: Job, units: Sequence[Unit]) -> Verdict:
+    """What the changed functions do otherwise."""
+    return _all(semantics.compare(u.orig, u.patched, _changed(u)) for u in units)
+
+
+def _changed(unit: Unit) -> dict[str, str]:
+    """The changed functions by their names in the original object -> in the patched one."""
+    names = unit.orig.symbols.names
+    return {
+        names[f.orig_symbol]: unit.delta.pieces[f.piece].name
+        for f in unit.delta.changed
+        if f.orig_symbol is not None
+    }
+
+
+def _all(verdicts: Iterable[Verdict]) -> Verdict:
+    return sum(verdicts, Verdict())
+
+
+CHECKS: tuple[Check, ...] = (_quiescence, _semantics)
 
 
 def check(job: Job, units: Sequence[Unit]) -> Verdict:

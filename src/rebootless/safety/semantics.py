@@ -1,0 +1,170 @@
+"""Warnings about what a function does otherwise than before: locks, references, errors, pointers.
+
+All of it can be right; an author should have thought of it. During the transition some tasks run
+the old function while others run the new one, so the two must get along.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from ..diff.atoms import Kind
+from ..diff.delta import Finding
+from ..diff.names import is_export_section, source_name
+from ..elf.model import ElfFile
+from .code import Body, CodeUnit
+from .errnos import error_values, named
+from .lockorder import nesting
+from .pairing import Side, Tally, lock_counts, paired_stems, reference_counts, with_callees
+from .verdict import Verdict
+
+_SHOWN = 3
+_SILENT_DATA = (".init.", ".exit.", "__ksymtab", "___ksymtab", "_ftrace", "__tracepoint")
+
+
+def compare(orig: ElfFile, patched: ElfFile, changed: Mapping[str, str]) -> Verdict:
+    """Warnings for the changed functions: name in the original object -> in the patched one."""
+    old, new = CodeUnit(orig), CodeUnit(patched)
+    stems = paired_stems(old, new)
+    holders = _holders(old)
+    found: list[Finding] = []
+    for before, after in changed.items():
+        one, other = old.body(before), new.body(after)
+        if one is None or other is None:
+            continue
+        name = source_name(before)
+        found += _counts(name, old, new, one, other, stems)
+        found += _order(name, one, other)
+        found += _errors(name, old, new, one, other)
+        found += _addresses(name, holders.get(before, ()))
+    return Verdict(warnings=tuple(dict.fromkeys(found)))
+
+
+def _counts(
+    name: str, old: CodeUnit, new: CodeUnit, one: Body, other: Body, stems: frozenset[str]
+) -> list[Finding]:
+    locks = _changes(
+        with_callees(old, one, other, lock_counts), with_callees(new, other, one, lock_counts)
+    )
+
+    def references(code: CodeUnit, body: Body) -> Tally:
+        return reference_counts(code, body, stems)
+
+    counted = _changes(
+        with_callees(old, one, other, references), with_callees(new, other, one, references)
+    )
+    found = []
+    if locks:
+        found.append(
+            Finding(
+                "lock-count-changed",
+                name,
+                f"'{name}' takes and releases locks at other places than before: "
+                f"{'; '.join(locks)}. See that each path releases what it takes, and that tasks "
+                "that still run the old code get along with it",
+            )
+        )
+    if counted:
+        found.append(
+            Finding(
+                "reference-count-changed",
+                name,
+                f"'{name}' gets and puts references at other places than before: "
+                f"{'; '.join(counted)}. See that each path puts what it gets, also for objects "
+                "that the old code got before the patch",
+            )
+        )
+    return found
+
+
+def _changes(old: Tally, new: Tally) -> list[str]:
+    """One text for each kind whose counts differ."""
+    kinds = sorted({kind for kind, side in old | new if old[kind, side] != new[kind, side]})
+    return [
+        f"{kind}: "
+        + ", ".join(
+            f"{side.value} {old[kind, side]} -> {new[kind, side]}"
+            if old[kind, side] != new[kind, side]
+            else f"{side.value} {new[kind, side]}"
+            for side in Side
+        )
+        for kind in kinds
+    ]
+
+
+def _order(name: str, one: Body, other: Body) -> list[Finding]:
+    before, after = nesting(one), nesting(other)
+    return [
+        Finding(
+            "lock-order-changed",
+            name,
+            f"'{name}' takes the {taken} before the {held}, and took them the other way round: "
+            "tasks in the old and tasks in the new code can wait for each other for ever while "
+            "the transition lasts; patch every function that takes both",
+        )
+        for held, taken in sorted(before - after)
+        if (taken, held) in after and (taken, held) not in before
+    ]
+
+
+def _errors(name: str, old: CodeUnit, new: CodeUnit, one: Body, other: Body) -> list[Finding]:
+    before, after = _error_values(old, one, other), _error_values(new, other, one)
+    if before == after:
+        return []
+    parts = []
+    if after - before:
+        parts.append(f"new is {named(after - before)}")
+    if before - after:
+        parts.append(f"gone is {named(before - after)}")
+    return [
+        Finding(
+            "error-values-changed",
+            name,
+            f"'{name}' has other error values than before: {', '.join(parts)}. See that its "
+            "callers, in the kernel and in user space, take them",
+        )
+    ]
+
+
+def _error_values(code: CodeUnit, body: Body, other: Body) -> frozenset[int]:
+    """Those of a function, and of functions of the unit that only this side of it calls."""
+    found = set(error_values(code, body))
+    for name in set(body.calls) - set(other.calls):
+        callee = code.body(name)
+        if callee is not None:
+            found |= error_values(code, callee)
+    return frozenset(found)
+
+
+def _holders(code: CodeUnit) -> dict[str, tuple[str, ...]]:
+    """Function -> the variables of the unit that hold its address."""
+    unit = code.unit
+    by_atom = {atom.index: name for name, atom in code.functions.items()}
+    found: dict[str, dict[str, None]] = {}
+    for atom in unit.atoms:
+        if atom.kind not in (Kind.DATA, Kind.RODATA) or not atom.symbols or unit.is_passive(atom):
+            continue
+        section = unit.section(atom).name
+        if is_export_section(section) or section.startswith(_SILENT_DATA):
+            continue
+        refs = unit.refs_of(atom)
+        for target, addend in zip(refs.atom.tolist(), refs.addend.tolist(), strict=True):
+            if target in by_atom and addend == 0:
+                found.setdefault(by_atom[target], {})[source_name(atom.name)] = None
+    return {name: tuple(holders) for name, holders in found.items()}
+
+
+def _addresses(name: str, holders: Iterable[str]) -> list[Finding]:
+    names = list(holders)
+    if not names:
+        return []
+    shown = ", ".join(f"'{n}'" for n in names[:_SHOWN])
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return [
+        Finding(
+            "address-in-data",
+            name,
+            f"the address of '{name}' is stored in {shown}{more}: calls through it reach the new "
+            "code, but a comparison with the pointer still sees the old function",
+        )
+    ]
