@@ -63,16 +63,16 @@ def _callers(old: Unit, new: Unit, correlation: Correlation, index: int) -> set[
     found: set[int] = set()
     partner = int(correlation.to_patched[index])
     for unit, target in ((old, index), (new, partner)):
-        for user, is_call in _uses(unit, target):
+        for user, is_call in uses(unit, target):
             original = user.index if unit is old else int(correlation.to_orig[user.index])
             if not is_call:
                 return set()
             if original != NO_ATOM:  # a new function comes along with its own callers
-                found.add(_with_parent(old, original))
+                found.add(with_parent(old, original))
     return found - {index}
 
 
-def _uses(unit: Unit, target: int) -> Iterator[tuple[Atom, bool]]:
+def uses(unit: Unit, target: int) -> Iterator[tuple[Atom, bool]]:
     """Every atom that refers to `target`, and whether it is by a call or a jump."""
     for atom in unit.atoms:
         refs = unit.refs_of(atom)
@@ -84,7 +84,7 @@ def _uses(unit: Unit, target: int) -> Iterator[tuple[Atom, bool]]:
             yield atom, relative and is_branch(section.data, int(refs.offset[k]))
 
 
-def _with_parent(unit: Unit, index: int) -> int:
+def with_parent(unit: Unit, index: int) -> int:
     """The atom itself; for a cold part, its function."""
     parent = cold_parent(unit.atoms[index].name)
     found = (a.index for a in unit.atoms if a.kind is Kind.FUNCTION and a.name == parent)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from ..base.events import stage
 from ..safety import Verdict, quiescence, semantics
 from .job import Job, Unit
+from .layouts import layouts
 
 Check = Callable[[Job, Sequence[Unit]], Verdict]
 
@@ -39,7 +40,7 @@ def _all(verdicts: Iterable[Verdict]) -> Verdict:
     return sum(verdicts, Verdict())
 
 
-CHECKS: tuple[Check, ...] = (_quiescence, _semantics)
+CHECKS: tuple[Check, ...] = (layouts, _quiescence, _semantics)
 
 
 def check(job: Job, units: Sequence[Unit]) -> Verdict:

@@ -1,0 +1,89 @@
+"""The check of types: debug information to BTF, and what changed in it, unit by unit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..base.fs import read_bytes
+from ..compile.runner import Job as Run
+from ..compile.runner import Outcome, run_all
+from ..diff.delta import Finding
+from ..safety import Verdict
+from ..safety.layout import type_findings
+from ..safety.prototypes import prototype_findings
+from ..safety.typediff import compare_types
+from ..types.btf import Btf
+from ..types.btf import parse as parse_btf
+from .job import Job, Unit
+
+PROGRAMS_AT_ONCE = 2
+
+
+def layouts(job: Job, units: Sequence[Unit]) -> Verdict:
+    """Whether types and prototypes stay what the running kernel knows.
+
+    Raises NotFoundError when pahole is missing, ElfError for types that make no sense.
+    """
+    objects = [path for unit in units for path in (unit.pair.orig, unit.pair.patched)]
+    failed = _describe(objects)
+    verdict = Verdict()
+    for unit in units:
+        pair = unit.pair
+        if why := failed.get(pair.orig) or failed.get(pair.patched):
+            verdict += Verdict(warnings=(_unchecked(pair.source, why),))
+            continue
+        changes = compare_types(_types(pair.orig), _types(pair.patched))
+        verdict += type_findings(changes)
+        verdict += Verdict(
+            prototype_findings(changes, unit.orig, unit.delta, lambda name: _callers(name))
+        )
+    return verdict
+
+
+def _callers(name: str) -> Sequence[str]:
+    return ()
+
+
+def _describe(objects: Sequence[Path]) -> dict[Path, str]:
+    """Has pahole write the BTF of each object beside it, if it is not there yet (20 ms each).
+
+    Returns why it could not, by object.
+    """
+    missing = {str(path): path for path in objects if not _btf_of(path).exists()}
+    runs = [
+        Run(name, path.parent, (("pahole", "-J", f"--btf_encode_detached={_btf_of(path)}", name),))
+        for name, path in missing.items()
+    ]
+    outcomes = run_all(runs, parallel=PROGRAMS_AT_ONCE, finished=_nothing)
+    return {
+        missing[outcome.job.name]: _reason(outcome.output)
+        for outcome in outcomes
+        if outcome.failed is not None or not _btf_of(missing[outcome.job.name]).exists()
+    }
+
+
+def _nothing(outcome: Outcome) -> None:
+    pass
+
+
+def _reason(output: str) -> str:
+    lines = output.strip().splitlines()
+    return lines[-1] if lines else "pahole found no debug information in it"
+
+
+def _btf_of(path: Path) -> Path:
+    return path.with_suffix(".btf")
+
+
+def _types(path: Path) -> Btf:
+    return parse_btf(read_bytes(_btf_of(path)), name=f"types of {path.name}")
+
+
+def _unchecked(source: str, why: str) -> Finding:
+    return Finding(
+        "layout-unchecked",
+        source,
+        f"the types of {source} could not be compared ({why}): see to it yourself that no struct, "
+        "enum or prototype changes",
+    )
