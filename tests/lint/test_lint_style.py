@@ -28,6 +28,7 @@ PUBLIC = [
     "demo",
     "diff_objects",
     "doctor",
+    "explain",
     "fetch",
     "inspect",
     "install",

@@ -6,6 +6,7 @@
     source/NAME.c      the C files
     match.json         the proof that what was compiled is what the kernel ships
     report.json        how it was built
+    explain.json       each function: what differs, why, and where it comes from
     test.log           the log of its test in QEMU; first line: the id of the bundle it tested
 
 A zip, so that anyone can look inside with ordinary tools. Members are sorted and carry a fixed
@@ -35,6 +36,7 @@ TEST_LOG = "test.log"
 SOURCE_PATCH = "source.patch"
 MATCH = "match.json"
 REPORT = "report.json"
+EXPLAIN = "explain.json"
 SOURCES = "source/"
 MODULES = "modules/"
 SUFFIX = ".rlp"
@@ -94,6 +96,11 @@ class Bundle:
     def report(self) -> dict[str, Any]:
         """The build's report; empty if the bundle has none."""
         return _facts(self.members.get(REPORT, b"{}"), REPORT)
+
+    @property
+    def explanation(self) -> dict[str, Any]:
+        """What there is to tell of each function; empty if the bundle has none."""
+        return _facts(self.members.get(EXPLAIN, b"{}"), EXPLAIN)
 
 
 def create(manifest: Manifest, members: Mapping[str, bytes]) -> Bundle:

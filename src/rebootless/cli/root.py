@@ -23,6 +23,7 @@ VERBS: dict[str, Verb] = {
     "diff": Verb("Compare two object files function by function."),
     "match": Verb("Compare an object file with the code that a kernel ships."),
     "inspect": Verb("Show what a bundle or a patch module contains."),
+    "explain": Verb("Tell what a patch does to each function, and why; as a page for a browser."),
     "test": Verb("Try a bundle in a virtual machine on the very kernel it is for."),
     "apply": Verb("Apply a bundle to the running kernel."),
     "undo": Verb("Take an applied patch out of the running kernel."),

@@ -12,9 +12,10 @@ code (`place` and `name` are relocated):
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
-from ..diff.delta import CallbackKind, Delta, Finding, Piece, PieceRef, PieceReloc
+from ..diff.delta import CallbackKind, Delta, Finding, KernelRef, Piece, PieceRef, PieceReloc
 from ..elf.constants import (
     SHN_UNDEF,
     Binding,
@@ -55,7 +56,7 @@ class EmittedCallback:
 
 @dataclass(frozen=True)
 class EmittedUnit:
-    """The object of one unit, and what came up when its references were resolved."""
+    """The object of one unit, what its references resolved to, and what came up then."""
 
     data: bytes
     functions: tuple[EmittedFunction, ...]
@@ -64,6 +65,7 @@ class EmittedUnit:
     warnings: tuple[Finding, ...]
     mirrors: tuple[Mirror, ...] = ()
     callbacks: tuple[EmittedCallback, ...] = ()
+    resolved: Mapping[KernelRef, Resolved] = field(default_factory=dict, repr=False)
 
 
 def emit(delta: Delta, resolver: Resolver, number: int) -> EmittedUnit:
@@ -86,6 +88,7 @@ class _Emitter:
         self.namespaces: set[str] = set()
         self.refused: dict[Finding, None] = {}
         self.keys = Keys(delta.pieces, resolver, number)
+        self.resolved: dict[KernelRef, Resolved] = {}
 
     def run(self) -> EmittedUnit:
         pieces = [self.keys.settle(p) for p in self.delta.pieces]
@@ -115,6 +118,7 @@ class _Emitter:
             tuple(self.keys.warnings),
             self.keys.mirrors,
             callbacks,
+            self.resolved,
         )
 
     def _place(self, piece: Piece) -> tuple[OutSection, int]:
@@ -156,7 +160,9 @@ class _Emitter:
             resolved = self.resolver.resolve(reloc.target)
         if isinstance(resolved, Finding):
             self.refused[resolved] = None
-        elif isinstance(resolved, Plain):
+            return
+        self.resolved[reloc.target] = resolved
+        if isinstance(resolved, Plain):
             symbol = self._undefined_symbol(resolved)
             section.relocs.append(OutReloc(where, reloc.type, symbol, reloc.addend))
         else:

@@ -3,7 +3,7 @@
     building    patch -> bundle           kernel          which kernels, fetching
     artifact    what a build leaves       objects         diff, match, inspect
     testing     bundle -> test in QEMU    running         apply, undo, status, list, install
-                                          demonstrating   the whole way
+    explaining  what a patch does, why    demonstrating   the whole way
 
 Each is imported when it is first used: applying a bundle at boot needs no numpy and no compiler.
 """
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .artifact import BuildResult
     from .building import build
     from .demonstrating import demo
+    from .explaining import explain
     from .kernel import fetch, kernels
     from .objects import diff_objects, inspect, match_object
     from .running import apply, boot, doctor, install, list_patches, status, undo, uninstall
@@ -30,6 +31,7 @@ __all__ = [
     "demo",
     "diff_objects",
     "doctor",
+    "explain",
     "fetch",
     "inspect",
     "install",
@@ -46,6 +48,7 @@ _HOMES = {
     "artifact": ("BuildResult",),
     "building": ("build",),
     "demonstrating": ("demo",),
+    "explaining": ("explain",),
     "kernel": ("fetch", "kernels"),
     "objects": ("diff_objects", "inspect", "match_object"),
     "testing": ("test",),

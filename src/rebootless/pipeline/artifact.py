@@ -26,6 +26,7 @@ from ..diff.delta import Finding
 from ..engine.modinfo import parse as parse_modinfo
 from ..module.features import merge_states
 from ..module.resolve import VMLINUX
+from .explaining import compact, of_build
 from .job import Job, Unit
 
 REPORT_SCHEMA = 1
@@ -69,6 +70,7 @@ def write_bundle(
             **(job.sources or {archive.SOURCE_PATCH: job.patch.text}),
             archive.MATCH: _json(_evidence(units)),
             archive.REPORT: _json(report),
+            archive.EXPLAIN: compact(of_build(job, units)),
         }
         bundle = archive.create(_manifest(job, units, module), members)
         archive.write(bundle, output)

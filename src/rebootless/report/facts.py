@@ -100,8 +100,9 @@ class FirstDifference:
 class Reference:
     """Something that the new code refers to, `count` times.
 
-    `kind` is function, data, string, code or symbol; `how` says how it is reached: patch (comes along),
-    exported, private (a livepatch symbol), or, when only objects are known, unit and elsewhere.
+    `kind` is function, data, string, code or symbol; `how` says how it is reached: patch (comes
+    along), exported, private (a livepatch symbol), or, when only objects are known, unit and
+    elsewhere.
     `is_new` if the original function did not refer to it.
     """
 
@@ -190,14 +191,16 @@ class _ChainTable:
     def row(self, part: str, row: Row) -> list[Any]:
         """[mark, old offset, old text, old chain, new offset, new text, new chain].
 
-        Of an equal row the old text and chain are left out; of a one-sided row the other side is.
+        Of a one-sided row the other side is left out. An equal row is [mark, old offset, new
+        offset, text, chain], then the old text if it names another number or jump target.
         """
         old, new = row.old, row.new
         if row.mark is Mark.SKIPPED:
             return [row.mark.value, row.skipped]
         if old and new and row.mark is Mark.SAME:
             chain = self._number(part, "old", old.offset)
-            return [row.mark.value, old.offset, new.offset, new.text, chain]
+            equal = [row.mark.value, old.offset, new.offset, new.text, chain]
+            return equal if old.text == new.text else [*equal, old.text]
         cells: list[Any] = [row.mark.value]
         for side, one in (("old", old), ("new", new)):
             if one:

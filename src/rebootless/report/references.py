@@ -33,7 +33,9 @@ def uses(elf: ElfFile, function: Symbol) -> tuple[Use, ...]:
     """The relocations of a function's code, in order."""
     section = elf.sections[function.shndx]
     relocs = elf.relocations(section)
-    inside = range(*relocs.within(function.value, function.value + function.size).indices(len(relocs)))
+    inside = range(
+        *relocs.within(function.value, function.value + function.size).indices(len(relocs))
+    )
     code = bytes(section.data[function.value : function.value + function.size])
     offsets = [int(relocs.offset[p]) - function.value for p in inside]
     found = []
@@ -102,7 +104,7 @@ def callers(elf: ElfFile, functions: Collection[Symbol]) -> dict[int, tuple[Call
         for p in np.nonzero(candidates[relocs.symbol])[0].tolist():
             _note(elf, section, p, functions, found)
     return {
-        index: tuple(Caller(name, how) for name, how in list(sorted(users))[:MAX_CALLERS])
+        index: tuple(Caller(name, how) for name, how in sorted(users)[:MAX_CALLERS])
         for index, users in found.items()
     }
 

@@ -16,8 +16,9 @@ _ESCAPES = {"\n": "\\n", "\t": "\\t", "\\": "\\\\", '"': '\\"', "\x01": "\\1"}
 class Target:
     """A relocation's target: `name` and how far into it; `symbol` is its index, None if unnamed.
 
-    `kind` is function, data, string, code, or symbol (defined elsewhere). `key` is equal for targets that mean the same in two
-    builds: names without the compiler's numbers, the content of strings and constants.
+    `kind` is function, data, string, code, or symbol (defined elsewhere). `key` is equal for
+    targets that mean the same in two builds: names without the compiler's numbers, the content of
+    strings and constants.
     """
 
     name: str
