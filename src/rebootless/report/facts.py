@@ -103,7 +103,7 @@ class Reference:
     `kind` is function, data, string, code or symbol; `how` says how it is reached: patch (comes
     along), exported, private (a livepatch symbol), or, when only objects are known, unit and
     elsewhere.
-    `is_new` if the original function did not refer to it.
+    `in_unit` if the unit itself defines it, `is_new` if the original function did not refer to it.
     """
 
     name: str
@@ -111,6 +111,7 @@ class Reference:
     how: str
     count: int
     is_called: bool
+    in_unit: bool
     is_new: bool
 
 

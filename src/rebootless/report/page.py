@@ -123,7 +123,8 @@ def _tiles(facts: Mapping[str, Any], findings: Sequence[Mapping[str, str]]) -> l
         tiles.append(_tile(along, "function comes along", "functions come along"))
     old = sum(f["size_old"] for f in functions)
     new = sum(f["size_new"] for f in functions)
-    tiles.append({"css": "", "value": f"{new - old:+d}", "text": f"bytes of code, {old} → {new}"})
+    grown = f"{new - old:+d}".replace("-", "−")
+    tiles.append({"css": "", "value": grown, "text": f"bytes of code, {old} → {new}"})
     if facts["kind"] == "bundle":
         added = sum(f["added"] for f in facts["files"])
         removed = sum(f["removed"] for f in facts["files"])
@@ -216,7 +217,7 @@ def _panel(
         "causes": [{**c, "through": _through(c["chain"])} for c in causes],
         "wide": Markup(wide),
         "narrow": Markup(narrow),
-        "legend": True,
+        "any_along": "along" in maker.roles.values(),
         "described": f"{function['name']} is called by {_listed(callers)}; it calls "
         f"{_listed(calls)}.",
         "ways": list(ways(function)),
@@ -240,8 +241,10 @@ def _why(unit: Mapping[str, Any], function: Mapping[str, Any]) -> str:
         return "The patch adds this function."
     if function["first"] is None:
         return f"Its instructions are the same; {reason}."
-    text = f"Its compiled code differs ({reason}). This is the first instruction that does:"
-    return text if unit["has_lines"] else text + " (the objects do not know their source lines)"
+    text = f"Its compiled code differs: {reason}."
+    if not unit["has_lines"]:
+        text += " The objects do not know their source lines: they were compiled without -g."
+    return text
 
 
 def _first(maker: Panels, first: Mapping[str, Any]) -> dict[str, Any]:

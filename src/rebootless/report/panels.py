@@ -156,7 +156,7 @@ class Panels:
 
     def _callees(self, function: Mapping[str, Any]) -> list[Node]:
         nodes = [
-            self._node(r["name"], "unit" if r["how"] in ("unit", "patch") else "outside", False)
+            self._node(r["name"], "unit" if r["in_unit"] else "outside", False)
             for r in function["references"]
             if r["is_called"] and not _HIDDEN.match(r["name"])
         ]

@@ -75,6 +75,7 @@ def references(
             way,
             len(group),
             any(use.is_call for use in group),
+            kind != "symbol",
             all(use.target.key.partition("+")[0] not in known for use in group),
         )
         for (name, kind, way), group in sorted(groups.items())
