@@ -65,6 +65,25 @@ def test_bundle_says_what_it_is(patch: Path, stock_release: str, tmp_path: Path)
     assert pipeline.inspect(module)["kind"] == "module"
     names = parse(module.read_bytes(), name="one.ko").symbols.names
     assert not [n for n in names if n.startswith("__rebootless")]
+    check_explanation(bundle, tmp_path / "page.html")
+
+
+def check_explanation(bundle: Path, page: Path) -> None:
+    """The bundle alone tells why the function differs, and points at the line of the patch."""
+    facts = pipeline.explain(bundle, html=page)
+    (unit,) = facts["units"]
+    (function,) = unit["functions"]
+    assert unit["source"] == "fs/proc/version.c" and unit["has_lines"]
+    (cause,) = function["causes"]
+    assert (cause["file"], cause["mark"]) == ("fs/proc/version.c", "+")
+    assert cause["text"] == 'seq_puts(m, "again\\n");'
+    assert [frame[0] for frame in cause["chain"]] == ["version_proc_show"]
+    assert not any(path.startswith(("/", ".")) for c in function["chains"] for _, path, _ in c)
+    found = {r["name"]: r["how"] for r in function["references"]}
+    assert found["seq_printf"] == "exported" and found['"again\\n"'] == "patch"
+    assert [c["name"] for c in function["callers"]] == ["proc_version_init"]
+    text = page.read_text()
+    assert f'href="#{cause["anchor"]}"' in text and f'id="{cause["anchor"]}"' in text
 
 
 def test_match_of_a_single_object(

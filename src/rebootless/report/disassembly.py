@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from iced_x86 import Code, Decoder, FlowControl, Formatter, FormatterSyntax
+from iced_x86 import Code, Decoder, FlowControl, Formatter, FormatterSyntax, Mnemonic
 from iced_x86 import Instruction as Decoded
 
 from ..elf.constants import RELOC_WIDTH, Reloc
@@ -86,7 +86,8 @@ def _instruction(
             place = int(near)
             shown = text.replace(f"{place:#x}", f"+{place:#x}")
             return Instruction(offset, shown, text.replace(f"{place:#x}", "+"), place)
-        return Instruction(offset, text, text)
+        # How long a no-operation is follows from where it is: alignment.
+        return Instruction(offset, text, "nop" if decoded.mnemonic == Mnemonic.NOP else text)
     shown = key = text
     for marker, target in targets:
         relative = int(decoded.next_ip) + marker

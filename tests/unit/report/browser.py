@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import fcntl
 import json
 import os
 import shutil
@@ -116,16 +117,25 @@ def browser(profile: Path) -> Iterator[Browser]:
     """A browser with an empty profile; it ends with the block."""
     theirs, to = os.pipe()
     back, ours = os.pipe()
-    argv = [PROGRAM, *OPTIONS.split(), f"--user-data-dir={profile}"]
+    # Out of the way of 3 and 4, which the browser reads from and writes to.
+    high = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 10) for fd in (theirs, ours)]
+    os.close(theirs)
+    os.close(ours)
+
+    def place() -> None:
+        os.dup2(high[0], 3)
+        os.dup2(high[1], 4)
+
     process = subprocess.Popen(
-        ["sh", "-c", f'exec "$@" 3<&{theirs} 4>&{ours}', "sh", *argv],
-        pass_fds=(theirs, ours),
+        [PROGRAM, *OPTIONS.split(), f"--user-data-dir={profile}"],
+        close_fds=False,
+        preexec_fn=place,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    os.close(theirs)
-    os.close(ours)
+    for fd in high:
+        os.close(fd)
     try:
         yield Browser(to, back)
     finally:

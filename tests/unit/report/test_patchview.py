@@ -1,0 +1,68 @@
+"""Lines of a patch by the numbers that the compiler gives them."""
+
+from __future__ import annotations
+
+from rebootless.patch.lines import keep_numbers
+from rebootless.report.patchview import DiffLine, read
+
+DIFF = """Subject: title
+
+Body of the message.
+---
+ a.c | 3 ++-
+--- a/a.c
++++ b/a.c
+@@ -2,5 +2,6 @@ int f(void)
+ two
+-three
++drei
++und
+ four
+ five
+ six
+"""
+
+
+def found(line: DiffLine | None) -> tuple[str, str] | None:
+    return (line.mark, line.text) if line else None
+
+
+def test_numbers_of_both_sides() -> None:
+    view = read(DIFF)
+    assert view.message == "Body of the message."
+    assert found(view.find("a.c", 3, "old", differs=True)) == ("-", "three")
+    assert found(view.find("a.c", 3, "new", differs=True)) == ("+", "drei")
+    # The second added line is the fourth to the compiler, and so is the unchanged one.
+    assert found(view.find("a.c", 4, "new", differs=True)) == ("+", "und")
+    assert found(view.find("a.c", 4, "new", differs=False)) == (" ", "four")
+    assert found(view.find("a.c", 4, "old", differs=True)) == (" ", "four")
+    assert view.find("a.c", 3, "new", differs=False) is None
+    assert view.find("a.c", 99, "old", differs=True) is None
+    assert view.find("b.c", 3, "old", differs=True) is None
+
+
+def test_the_numbers_are_those_that_the_compiler_sees() -> None:
+    """With the #line directives that the build inserts."""
+    old = b"one\ntwo\nthree\nfour\nfive\nsix\nseven\n"
+    new = b"one\ntwo\ndrei\nund\nfour\nfive\nsix\nseven\n"
+    numbers = {}
+    number = 0
+    for line in keep_numbers(old, new).decode().splitlines():
+        if line.startswith("#line"):
+            number = int(line.split()[1]) - 1
+            continue
+        number += 1
+        numbers[line] = number
+    view = read(DIFF)
+    for text in ("drei", "und"):
+        assert found(view.find("a.c", numbers[text], "new", differs=True)) == ("+", text)
+    for text in ("two", "four", "six"):
+        assert found(view.find("a.c", numbers[text], "new", differs=False)) == (" ", text)
+
+
+def test_what_is_no_diff_is_shown_as_it_is() -> None:
+    source = "/* by hand */\nint f(void) { return 1; }\n"
+    view = read(source)
+    assert view.files == () and view.raw == source
+    broken = "--- a/x\n+++ b/x\n@@ -1,5 +1,5 @@\n one\n"
+    assert read(broken).raw == broken
