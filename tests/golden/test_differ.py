@@ -379,17 +379,6 @@ def test_end_of_array_reference(pair: Pair) -> None:
     assert kernel_refs(piece(delta, "f")) == {"values", "get", "__fentry__"}
 
 
-def test_per_cpu_data_is_refused(pair: Pair) -> None:
-    delta = pair(
-        "int f(void) { return 0; }",
-        """
-        __attribute__((section(".data..percpu"))) int counter;
-        int f(void) { return (int)(long)&counter; }
-        """,
-    )
-    assert codes(delta) == {"percpu-data"}
-
-
 def test_clone_for_a_constant_changes_with_it(pair: Pair) -> None:
     before = """
     static noinline int work(int a, int b) { return a * b + get(); }

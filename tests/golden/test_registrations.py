@@ -28,15 +28,22 @@ REFUSED = [
     (entry("__ksymtab", "__ksymtab_f"), "export-changed", "f"),
     (entry(".pci_table", "quirk_9"), "section-entry-added", "quirk_9"),
     (
-        f"int {SECTION.format('.data..percpu')} counter;\n",
+        f"void *{SECTION.format('.data..percpu')} counter = &counter;\n",
         "percpu-data",
+        "counter",
+    ),
+    (
+        f"int {SECTION.format('.data..percpu..decrypted')} counter;\n",
+        "unsupported-section",
         "counter",
     ),
     (f"int {SECTION.format('.data..decrypted')} shared = 3;\n", "unsupported-section", "shared"),
 ]
 
 
-@pytest.mark.parametrize(("added", "code", "symbol"), REFUSED, ids=[r[1] for r in REFUSED])
+@pytest.mark.parametrize(
+    ("added", "code", "symbol"), REFUSED, ids=[f"{r[1]}-{r[2]}-{n}" for n, r in enumerate(REFUSED)]
+)
 def test_added_entry_is_refused(pair: Pair, added: str, code: str, symbol: str) -> None:
     delta = pair(BASE, PATCHED + added)
     assert codes(delta) == [(code, symbol)]
@@ -146,7 +153,7 @@ def test_init_data_beside_code_is_a_warning(pair: Pair) -> None:
 
 def test_unknown_relocations_and_symbols_are_refused(pair: Pair) -> None:
     after = BASE.replace("helper(x)", "helper(x) + other(x)")
-    wide = after.replace("{", '{ asm volatile("movq %%fs:thing@tpoff, %%rax" : : : "rax");')
+    wide = after.replace("{", '{ asm volatile("movl $thing@SIZE, %%eax" : : : "eax");')
     assert ("unsupported-relocation", "f") in codes(pair(BASE, wide))
     common = after.replace(
         "int f", 'asm(".comm shared_thing, 8");\nextern long shared_thing;\nint f'

@@ -24,6 +24,7 @@ from .tables import TABLES, entry_shape
 
 I64 = npt.NDArray[np.int64]
 NO_ATOM = -1
+_NOBITS = int(SectionType.NOBITS)
 
 
 class Kind(Enum):
@@ -114,7 +115,7 @@ class Unit:
     def data(self, atom: Atom) -> bytes:
         """The atom's bytes (zeros for .bss)."""
         section = self.section(atom)
-        if section.type == SectionType.NOBITS:
+        if section.type == _NOBITS:
             return bytes(atom.size)
         return bytes(section.data[atom.start : atom.end])
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..elf.constants import Binding
 from .atoms import I64, NO_ATOM, POOLED, Atom, Entries, Kind, Unit
 from .correlate import Correlation
 from .names import carries_line, is_special_static
@@ -65,11 +66,14 @@ def _keys(
     unit: Unit, mapping: I64, names: dict[str, int], contents: dict[object, int]
 ) -> dict[int, I64]:
     snippets = [a for a in unit.atoms if a.kind is Kind.SNIPPET]
+    is_weak = np.append(unit.elf.symbols.binding == Binding.WEAK, False)
     mapping[[a.index for a in snippets]] = _SNIPPET
     found = {}
     for section, refs in unit.refs.items():
         keys = mapping[refs.atom]
-        for position in np.nonzero(refs.atom == NO_ATOM)[0].tolist():
+        # A weak symbol is known by its name, too: another unit may define it otherwise.
+        named = (refs.atom == NO_ATOM) | is_weak[refs.symbol]
+        for position in np.nonzero(named)[0].tolist():
             name = unit.elf.symbols.names[refs.symbol[position]]
             keys[position] = _EXTERNAL_BASE - names.setdefault(name, len(names))
         found[section] = keys

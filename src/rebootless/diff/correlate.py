@@ -14,8 +14,8 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass
 
-from .atoms import I64, POOLED, Atom, Kind, Unit
-from .names import fold
+from .atoms import I64, NO_ATOM, POOLED, Atom, Kind, Unit
+from .names import fold, is_boot_only
 from .pairs import Pairs, ref_names
 from .statics import pair_statics
 
@@ -39,7 +39,18 @@ def correlate(orig: Unit, patched: Unit) -> Correlation:
     _by_folded_name(pairs)
     ambiguous = pair_statics(pairs)
     _pools(pairs)
+    _part_from_freed(pairs)
     return Correlation(pairs.to_patched, pairs.to_orig, tuple(sorted(ambiguous)))
+
+
+def _part_from_freed(pairs: Pairs) -> None:
+    """What the kernel frees after boot is not what the patch has stay (__init was taken off)."""
+    for a in pairs.orig.atoms:
+        partner = int(pairs.to_patched[a.index])
+        if partner != NO_ATOM and is_boot_only(pairs.orig.section(a).name):
+            b = pairs.patched.atoms[partner]
+            if not is_boot_only(pairs.patched.section(b).name) and b.kind not in POOLED:
+                pairs.to_patched[a.index] = pairs.to_orig[b.index] = NO_ATOM
 
 
 def _class(atom: Atom) -> str:

@@ -20,10 +20,16 @@ from .marks import (
     without_allowed,
     without_ignored,
 )
-from .names import cold_parent, fold, is_export_section, is_init_text
+from .names import cold_parent, fold, is_boot_only, is_export_section
 from .normalize import normalize
 from .registrations import registration_findings
-from .verdict import copied_constants, data_findings, function_findings, traced_functions
+from .verdict import (
+    copied_constants,
+    data_findings,
+    function_findings,
+    move_warnings,
+    traced_functions,
+)
 
 
 def diff(orig: ElfFile, patched: ElfFile) -> Delta:
@@ -65,7 +71,7 @@ def diff(orig: ElfFile, patched: ElfFile) -> Delta:
     copies = frozenset(int(correlation.to_patched[i]) for i in copied)
     inclusion = include(old, new, correlation, roots, copies)
     refused = [*_better_told(refused, inclusion.findings), *inclusion.findings]
-    warnings += _removed_warnings(old, correlation)
+    warnings += _removed_warnings(old, correlation) + move_warnings(old, new, correlation)
     entered = {i: reason for i, reason in to_patch.items() if i not in carried}
     along = {i: reason for i, reason in to_patch.items() if i in carried}
     return Delta(
@@ -138,8 +144,8 @@ def _new_atoms(new: Unit, correlation: Correlation) -> list[Atom]:
         and atom.symbols
         and correlation.to_orig[atom.index] == NO_ATOM
         and any(table.binding[s] != Binding.LOCAL for s in atom.symbols)
-        and not is_init_text(new.section(atom).name)
-        and not new.section(atom).name.startswith((".init.", ".exit."))
+        and not is_boot_only(new.section(atom).name)
+        and not new.section(atom).is_grouped  # whoever needs it has it
         and not new.is_passive(atom)
         and not is_export_section(new.section(atom).name)
     ]
@@ -191,6 +197,7 @@ def _removed(old: Unit, correlation: Correlation) -> tuple[str, ...]:
         and atom.symbols
         and correlation.to_patched[atom.index] == NO_ATOM
         and cold_parent(fold(atom.name)) is None
+        and not is_boot_only(old.section(atom).name)
     )
 
 
@@ -207,5 +214,6 @@ def _removed_warnings(old: Unit, correlation: Correlation) -> list[Finding]:
         if atom.kind is Kind.FUNCTION
         and atom.symbols
         and correlation.to_patched[atom.index] == NO_ATOM
+        and not is_boot_only(old.section(atom).name)
         and any(table.binding[s] != Binding.LOCAL for s in atom.symbols)
     ]

@@ -11,7 +11,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ..elf.constants import (
-    RELOC_WIDTH,
     SHN_UNDEF,
     Binding,
     Reloc,
@@ -21,6 +20,7 @@ from ..elf.constants import (
 from ..elf.insn import is_branch
 from ..elf.model import Section
 from .atoms import NO_ATOM, POOLED, Atom, Kind, Refs, Unit, is_inside
+from .compare import target_name
 from .correlate import Correlation
 from .delta import (
     Finding,
@@ -33,10 +33,16 @@ from .delta import (
     TableEntries,
 )
 from .entries import PLAIN_FLAGS, add_tables
-from .names import cold_parent, is_special_static, is_specially_mapped
+from .names import (
+    PERCPU,
+    cold_parent,
+    is_boot_only,
+    is_percpu,
+    is_special_static,
+    is_specially_mapped,
+)
+from .refused_relocs import relocation_finding
 
-# What the kernel's module loader knows.
-_LOADABLE = frozenset(RELOC_WIDTH) - {Reloc.GOTPCREL}
 _PIECE_KIND = {
     Kind.FUNCTION: PieceKind.FUNCTION,
     Kind.SNIPPET: PieceKind.TABLE,
@@ -164,13 +170,14 @@ class Includer:
     def _symbols(self, atom: Atom) -> tuple[PieceSymbol, ...]:
         table = self.patched.elf.symbols
         is_new = self.correlation.to_orig[atom.index] == NO_ATOM
+        is_shared = self.patched.section(atom).is_grouped  # other units may have it as well
         return tuple(
             PieceSymbol(
                 table.names[s],
                 int(table.value[s]) - atom.start,
                 int(table.size[s]),
                 int(table.type[s]),
-                bool(is_new and table.binding[s] != Binding.LOCAL),
+                bool(is_new and table.binding[s] != Binding.LOCAL) and not is_shared,
             )
             for s in atom.symbols
         )
@@ -178,12 +185,14 @@ class Includer:
     def target(self, user: Atom, refs: Refs, k: int) -> PieceRef | KernelRef:
         """Where the k-th of `refs`, which `user` holds, is to point."""
         index = int(refs.atom[k])
-        if int(refs.type[k]) not in _LOADABLE:
-            message = f"'{user.name}' has a relocation of type {int(refs.type[k])}"
-            self.find("unsupported-relocation", user.name, f"{message}, unknown to the kernel")
+        name = target_name(self.patched, refs.atom, refs.symbol, k)
+        if found := relocation_finding(int(refs.type[k]), user.name, name):
+            self.note(found)
         if index == NO_ATOM:
             return self._external(int(refs.symbol[k]))
         atom = self.patched.atoms[index]
+        if (weak := self._weak(atom, int(refs.symbol[k]))) is not None:
+            return weak
         if atom.kind is Kind.FUNCTION:
             return self._function_target(user, atom, refs, k)
         if atom.kind in (Kind.DATA, Kind.RODATA):
@@ -208,8 +217,19 @@ class Includer:
             known[0] if known else None,
             defined=False,
             is_global=True,
-            is_weak=table.binding[symbol] == Binding.WEAK,
+            is_weak=bool(table.binding[symbol] == Binding.WEAK),
         )
+
+    def _weak(self, atom: Atom, symbol: int) -> KernelRef | None:
+        """A weak symbol of the original: the kernel may have another unit's definition of it."""
+        table = self.patched.elf.symbols
+        if table.binding[symbol] != Binding.WEAK or int(table.value[symbol]) != atom.start:
+            return None
+        known = self.orig.elf.symbols.by_name.get(table.names[symbol], ())
+        is_old = known and self.orig.elf.symbols.shndx[known[0]] != SHN_UNDEF
+        if not is_old or self.patched.section(atom).is_grouped:
+            return None
+        return KernelRef(table.names[symbol], known[0], defined=True, is_global=True, is_weak=True)
 
     def _function_target(self, user: Atom, atom: Atom, refs: Refs, k: int) -> PieceRef | KernelRef:
         original = int(self.correlation.to_orig[atom.index])
@@ -244,13 +264,15 @@ class Includer:
     def judge_new_data(self, user: str, atom: Atom) -> None:
         """Notes a new variable, or why there cannot be one in its section."""
         section = self.patched.section(atom)
-        if section.name.startswith(".data..percpu"):
+        if is_percpu(section.name) and len(self.patched.refs_of(atom).offset):
+            # apply_relocations() in kernel/module/main.c leaves that section out (until 6.15).
             self.find(
                 "percpu-data",
                 atom.name,
-                f"new per-CPU variable '{atom.name}' cannot be added by a live patch",
+                f"the new per-CPU variable '{atom.name}' begins with an address, which the "
+                "kernel's module loader would not fill in: set it where it is used first",
             )
-        elif section.name.startswith((".init.", ".exit.")):
+        elif is_boot_only(section.name):
             self.find("init-data", atom.name, f"'{atom.name}' is __init data, freed after boot")
         elif section.name == ".BTF_ids" or is_specially_mapped(section.name):
             self.find(
@@ -301,7 +323,10 @@ class Includer:
 
     def find(self, code: str, symbol: str, message: str) -> None:
         """Notes a refusal, once."""
-        finding = Finding(code, symbol, message)
+        self.note(Finding(code, symbol, message))
+
+    def note(self, finding: Finding) -> None:
+        """Notes a refusal, once."""
         if finding not in self.findings:
             self.findings.append(finding)
 
@@ -312,6 +337,8 @@ def _output_section(atom: Atom, section: Section) -> str:
             return section.name
         prefix = ".text.unlikely." if section.name.startswith(".text.unlikely") else ".text."
         return prefix + (atom.name or "anonymous")
+    if is_percpu(section.name):  # a module has one such section
+        return PERCPU
     if atom.kind in POOLED:
         return f".rodata.str.{section.align}" if atom.kind is Kind.STRING else section.name
     return section.name

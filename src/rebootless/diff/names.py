@@ -57,6 +57,8 @@ _PASSIVE = re.compile(
     r"\.printk_index|\.ibt_endbr_seal|\.x86_cpu_dev)"
 )
 _EXPORT = re.compile(r"^(___?ksymtab|___?kcrctab|__ksymtab_strings|\.export_symbol)")
+_COMPILERS_TEXT = re.compile(r"^\.text(\.[^.]|$)")  # `.text.unlikely.f`, but `.text..refcount`
+PERCPU = ".data..percpu"
 _INIT_TEXT = re.compile(r"^\.(init|exit|head|cpuinit|devinit)\.text")
 # Where the compiler and the kernel's attributes put ordinary variables, and those of which a module
 # may bring its own.
@@ -64,7 +66,9 @@ _PLAIN_DATA = re.compile(
     r"^(\.data|\.bss|\.rodata|\.ref\.data|\.meminit\.|\.memexit\.|\.BTF_ids$|alloc_tags$|"
     r"__trace_printk_fmt$)"
 )
-_SHARED_SPECIALLY = re.compile(r"^(\.data\.\.decrypted|\.bss\.\.decrypted|\.vvar|\.bss\.\.brk)")
+_SHARED_SPECIALLY = re.compile(
+    r"^(\.data\.\.(percpu\.\.)?decrypted|\.bss\.\.decrypted|\.vvar|\.bss\.\.brk)"
+)
 
 
 def fold(name: str) -> str:
@@ -143,6 +147,21 @@ def is_plain_data_section(name: str) -> bool:
 def is_specially_mapped(name: str) -> bool:
     """Whether data of this section cannot live in a module: it is mapped in a way of its own."""
     return bool(_SHARED_SPECIALLY.match(name))
+
+
+def is_percpu(name: str) -> bool:
+    """Whether each CPU has a copy of what is in the section."""
+    return name == PERCPU or name.startswith(PERCPU + "..")
+
+
+def is_boot_only(name: str) -> bool:
+    """Whether the section is freed after boot or module load (or serves the exit only)."""
+    return name.startswith((".init.", ".exit.")) or is_init_text(name)
+
+
+def is_compilers_text(name: str) -> bool:
+    """Whether the compiler chose the section of a function, and not an attribute."""
+    return bool(_COMPILERS_TEXT.match(name))
 
 
 def is_export_section(name: str) -> bool:

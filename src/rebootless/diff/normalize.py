@@ -6,6 +6,7 @@ import bisect
 from functools import cached_property
 
 import numpy as np
+import numpy.typing as npt
 
 from ..base.errors import ElfError
 from ..elf.constants import (
@@ -25,6 +26,9 @@ from .tables import ALTERNATIVES, COMPANIONS, SNIPPET_SECTIONS, TABLES, entry_sh
 _PC_TYPES = np.array([int(t) for t in PC_RELATIVE], dtype=np.uint32)
 _MAX_SIZE = 1 << 31  # what 32-bit relocations can span
 _MAX_CHARACTER = 8
+_CONTENT = (int(SectionType.PROGBITS), int(SectionType.NOBITS))
+_NOBITS = int(SectionType.NOBITS)
+_PREFIX = "__pfx_"  # objtool names the padding before a function so (since Linux 6.2)
 _CODE = frozenset({int(SymbolType.FUNC)})
 _VARIABLES = frozenset({int(SymbolType.OBJECT), int(SymbolType.NOTYPE), int(SymbolType.TLS)})
 
@@ -49,7 +53,7 @@ def normalize(elf: ElfFile) -> Unit:
 def _is_relevant(section: Section) -> bool:
     return (
         section.is_alloc
-        and section.type in (SectionType.PROGBITS, SectionType.NOBITS)
+        and section.type in _CONTENT
         and section.name not in COMPANIONS
         and not is_ignored_section(section.name)
     )
@@ -61,27 +65,36 @@ def _check(elf: ElfFile, relevant: list[Section]) -> None:
     far = np.nonzero((table.value > _MAX_SIZE) & (table.shndx < RESERVED_BASE))[0]
     if len(far):
         raise ElfError(f"{elf.name}: symbol {_symbol(elf, int(far[0]))} is out of any range")
+    sizes = np.zeros(len(elf.sections) + 1, np.uint64)
     for section in relevant:
+        sizes[section.index] = section.size
         if section.size > _MAX_SIZE:
             raise ElfError(f"{elf.name}: section {section.label} has a size of {section.size}")
         if section.is_string_pool and section.entsize > _MAX_CHARACTER:
             raise ElfError(
                 f"{elf.name}: the characters of {section.label} have {section.entsize} bytes"
             )
-        inside = elf.symbols_in_section.get(section.index, NOTHING)
-        beyond = inside[table.value[inside] > section.size]
-        if len(beyond):
-            symbol = _symbol(elf, int(beyond[0]))
-            raise ElfError(f"{elf.name}: symbol {symbol} lies beyond section {section.label}")
         addend = elf.relocations(section).addend
         if len(addend) and (addend.min() < -_MAX_SIZE or addend.max() > _MAX_SIZE):
             raise ElfError(f"{elf.name}: an addend of section {section.label} is out of any range")
+    _check_places(elf, sizes, {s.index for s in relevant})
 
 
 def _symbol(elf: ElfFile, index: int) -> str:
     """A symbol in a message: its number, and where the table is."""
     table = next(s for s in elf.sections if s.type == SectionType.SYMTAB)
     return f"{index} at offset {table.offset + index * SYM_SIZE:#x}"
+
+
+def _check_places(elf: ElfFile, sizes: npt.NDArray[np.uint64], relevant: set[int]) -> None:
+    """Raises ElfError for a symbol beyond its section."""
+    table = elf.symbols
+    shndx = np.minimum(table.shndx, len(elf.sections))
+    for i in np.nonzero(table.value > sizes[shndx])[0].tolist():
+        section = int(shndx[i])
+        if section in relevant and i in elf.symbols_in_section.get(section, NOTHING):
+            beyond = elf.sections[section].label
+            raise ElfError(f"{elf.name}: symbol {_symbol(elf, i)} lies beyond section {beyond}")
 
 
 class _Builder:
@@ -137,6 +150,13 @@ class _Builder:
         heads = [i for i in inside if int(table.type[i]) in wanted] or inside
         if section.name == ".BTF_ids":  # the lists; the entries' names carry numbers
             heads = [i for i in heads if not is_btf_id(table.names[i])]
+        prefixes = {
+            int(table.value[i] + table.size[i]): int(table.size[i])
+            for i in heads
+            if section.is_exec and table.names[i].startswith(_PREFIX)
+        }
+        if prefixes:
+            heads = [i for i in heads if not table.names[i].startswith(_PREFIX)]
         if not heads:
             if section.size:
                 self._one_atom(section, kind)
@@ -144,21 +164,27 @@ class _Builder:
         by_start: dict[int, list[int]] = {}
         for i in heads:
             by_start.setdefault(int(table.value[i]), []).append(i)
-        self._place(section, self._between(section, kind, by_start))
+        self._place(section, self._between(section, kind, by_start, prefixes))
         for i in inside:  # labels within an atom
             if self.of_symbol[i] == NO_ATOM:
                 self.of_symbol[i] = self._covering(section.index, int(table.value[i]))
 
-    def _between(self, section: Section, kind: Kind, by_start: dict[int, list[int]]) -> list[int]:
+    def _between(
+        self,
+        section: Section,
+        kind: Kind,
+        by_start: dict[int, list[int]],
+        prefixes: dict[int, int],
+    ) -> list[int]:
         """The atoms of a section with symbols; what lies between them, unless it is padding, too.
 
         An atom has its symbol's size, so that no padding is compared: it changes when a neighbour
-        comes or goes.
+        comes or goes. `prefixes` are the sizes of named padding, by the place where it ends.
         """
         table = self.elf.symbols
         starts = sorted(by_start)
         indices: list[int] = []
-        prefix = 0
+        prefix = previous = 0
         if starts[0] > 0:
             if not self._is_padding(section, 0, starts[0]):
                 indices.append(self._new(kind, section.name, section, 0, starts[0]))
@@ -171,11 +197,13 @@ class _Builder:
             if not self._is_padding(section, end, following):
                 end = following
             name = table.names[symbols[0]]
-            indices.append(self._new(kind, name, section, start, end, symbols, prefix))
+            before = prefixes.get(start, min(prefix, start - previous))
+            indices.append(self._new(kind, name, section, start, end, symbols, before))
+            previous = end
         return indices
 
     def _is_padding(self, section: Section, start: int, end: int) -> bool:
-        if start == end or section.type == SectionType.NOBITS:
+        if start == end or section.type == _NOBITS:
             return True
         relocs = self.elf.relocations(section)
         within = relocs.within(start, end)

@@ -10,14 +10,14 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 
-from ..elf.constants import SHN_UNDEF, Binding
+from ..elf.constants import SHN_UNDEF, Binding, SectionFlag
 from ..elf.model import Section
 from .atoms import NO_ATOM, Atom, Kind, Unit
 from .correlate import Correlation
 from .delta import Finding
 from .names import (
+    is_boot_only,
     is_export_section,
-    is_init_text,
     is_plain_data_section,
     is_special_static,
 )
@@ -198,6 +198,8 @@ def _alias_findings(orig: Unit, patched: Unit, correlation: Correlation) -> list
     theirs = _globals(patched)
     for name, places in _globals(orig).items():
         other = theirs.get(name)
+        if is_boot_only(orig.section(places).name):
+            continue
         if other is None or correlation.to_patched[places.index] == other.index:
             continue
         found.append(
@@ -229,13 +231,14 @@ def _collected_findings(patched: Unit, correlation: Correlation) -> list[Finding
         if atom.kind not in (Kind.DATA, Kind.RODATA) or not atom.symbols:
             continue
         section = patched.section(atom).name
+        if patched.section(atom).flags & SectionFlag.TLS:
+            continue  # refused where it is used
         if (
             correlation.to_orig[atom.index] != NO_ATOM
             or is_plain_data_section(section)
             or patched.is_passive(atom)
             or is_export_section(section)
-            or is_init_text(section)
-            or section.startswith((".init.", ".exit."))
+            or is_boot_only(section)
             or is_special_static(atom.name, section)
         ):
             continue

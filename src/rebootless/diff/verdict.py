@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 
-from ..elf.constants import SectionType
 from .atoms import NO_ATOM, POOLED, Atom, Kind, Unit, is_inside
 from .compare import Comparison
 from .correlate import Correlation
 from .delta import Finding
 from .names import (
     cold_parent,
+    is_boot_only,
+    is_compilers_text,
     is_init_text,
     is_special_static,
     local_name,
@@ -106,11 +107,6 @@ def data_findings(
         if atom.kind in (Kind.DATA, Kind.RODATA) and index not in copied:
             found.append(_changed_data(orig, atom, reason))
     found += _removed_statics(orig, correlation)
-    found += [
-        Finding("section-group", s.name, f"section group '{s.name}' is not supported")
-        for s in patched.elf.sections
-        if s.type == SectionType.GROUP
-    ]
     return found
 
 
@@ -144,6 +140,7 @@ def _removed_statics(orig: Unit, correlation: Correlation) -> list[Finding]:
             and atom.symbols
             and correlation.to_patched[atom.index] == NO_ATOM
             and local_name(atom.name) is not None
+            and not is_boot_only(orig.section(atom).name)
             and local_name(atom.name) not in correlation.ambiguous
             and not is_special_static(atom.name, orig.section(atom).name)
         ):
@@ -183,6 +180,15 @@ def function_findings(
                     "it has no effect",
                 )
             )
+        elif orig.section(atom).is_grouped:
+            refused.append(
+                Finding(
+                    "section-group",
+                    name,
+                    f"'{name}' is in a section group, of which the kernel keeps the copy of one "
+                    "unit for all: give the new code another name",
+                )
+            )
         elif (
             traced is not None
             and index not in traced
@@ -211,6 +217,29 @@ def function_findings(
     else:
         warnings += init
     return refused, warnings, unpatchable
+
+
+def move_warnings(orig: Unit, patched: Unit, correlation: Correlation) -> list[Finding]:
+    """Functions whose attribute (noinstr, __sched, __kprobes...) the patch changes."""
+    found = []
+    for atom in orig.atoms:
+        partner = int(correlation.to_patched[atom.index])
+        if atom.kind is not Kind.FUNCTION or partner == NO_ATOM:
+            continue
+        before = orig.section(atom).name
+        after = patched.section(patched.atoms[partner]).name
+        if before == after or (is_compilers_text(before) and is_compilers_text(after)):
+            continue
+        if not is_init_text(after):
+            found.append(
+                Finding(
+                    "section-moved",
+                    source_name(atom.name),
+                    f"'{source_name(atom.name)}' moves from {before} to {after}: a live patch's "
+                    "code stays with the patch, so what the section means does not come with it",
+                )
+            )
+    return found
 
 
 def traced_functions(unit: Unit) -> set[int] | None:

@@ -48,6 +48,7 @@ class SectionFlag(IntFlag):
     INFO_LINK = 0x40
     LINK_ORDER = 0x80
     GROUP = 0x200
+    TLS = 0x400
     RELA_LIVEPATCH = 0x00100000
 
 

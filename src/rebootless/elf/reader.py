@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -28,7 +29,23 @@ from .model import ElfFile, Section, SymbolTable
 SHARED_ENDS = 16
 PAGE = 4096
 MOST_ALIGNED = 1 << 24  # the kernel's own is 2 MiB
+_WITHOUT_BYTES = (int(SectionType.NOBITS), int(SectionType.NULL))
 EMPTY_SYMBOLS = np.zeros(0, SYM_DTYPE)
+
+
+class _Header(NamedTuple):
+    """A section header, in the order of SHDR_DTYPE."""
+
+    name: int
+    type: int
+    flags: int
+    addr: int
+    offset: int
+    size: int
+    link: int
+    info: int
+    align: int
+    entsize: int
 
 
 def read(path: Path) -> ElfFile:
@@ -43,25 +60,26 @@ def parse(blob: bytes | memoryview, *, name: str) -> ElfFile:
     """
     data = memoryview(blob).toreadonly()
     file_type, shoff, shnum, shstrndx = _header(data, name)
-    headers = _section_headers(data, name, shoff, shnum)
+    table = _section_headers(data, name, shoff, shnum)
     if shnum and shstrndx == SectionIndex.XINDEX:
-        shstrndx = int(headers[0]["link"])
+        shstrndx = int(table[0]["link"])
+    headers = [_Header(*fields) for fields in table.tolist()]
     contents = [_section_bytes(data, name, i, header) for i, header in enumerate(headers)]
-    names = _section_names(headers, contents, shstrndx, shoff, name)
+    names = _section_names(table, contents, shstrndx, shoff, name)
     sections = tuple(
         Section(
             i,
             names[i],
-            int(h["type"]),
-            int(h["flags"]),
-            int(h["addr"]),
-            int(h["size"]),
-            int(h["link"]),
-            int(h["info"]),
-            int(h["align"]),
-            int(h["entsize"]),
+            h.type,
+            h.flags,
+            h.addr,
+            h.size,
+            h.link,
+            h.info,
+            h.align,
+            h.entsize,
             contents[i],
-            int(h["offset"]),
+            h.offset,
         )
         for i, h in enumerate(headers)
     )
@@ -130,11 +148,11 @@ def _section_names(
     return _strings(table, headers["name"], name, what)
 
 
-def _section_bytes(data: memoryview, name: str, index: int, header: np.void) -> memoryview:
-    offset, size, align = (int(header[key]) for key in ("offset", "size", "align"))
+def _section_bytes(data: memoryview, name: str, index: int, header: _Header) -> memoryview:
+    offset, size, align = header.offset, header.size, header.align
     if align & (align - 1) or align > MOST_ALIGNED:
         raise ElfError(f"{name}: section {index} at offset {offset} has an alignment of {align}")
-    if header["type"] in (SectionType.NOBITS, SectionType.NULL):
+    if header.type in _WITHOUT_BYTES:
         return memoryview(b"")
     if offset + size > len(data):
         raise ElfError(

@@ -383,6 +383,9 @@ class _Matcher:
             if place == 0 and shndx == SHN_UNDEF and table.binding[index] == Binding.WEAK:
                 continue  # defined nowhere, although per-CPU symbols begin at 0
             name = table.names[index] or (self._key_name(shndx) if shndx < RESERVED_BASE else "")
+            is_guess = table.binding[index] == Binding.WEAK and SYMBOL | index not in self.facts
+            if is_guess and table.names[index] not in self.shipped.names_at(place):
+                continue  # another unit's definition is the kernel's
             named = self.shipped.name_at(place, name)
             if named is not None:
                 found[index] = Proven(place, named.name, named.sympos, named.offset, named.external)

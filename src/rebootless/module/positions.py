@@ -13,6 +13,9 @@ from .resolve import VMLINUX
 _NEAR = 40  # symbols looked at on either side for one that says where it is
 
 
+PERCPU = "A"
+
+
 @dataclass(frozen=True)
 class KernelPositions:
     """Looks names up in the kernel's symbols and in the symbol table of one module.
@@ -28,8 +31,10 @@ class KernelPositions:
         """The positions (0: unique) of the global symbols `name` in vmlinux or the module."""
         if object_name == VMLINUX:
             everyone = self.symbols.positions(name)
-            types = self.symbols.table.types
-            chosen = [n for n, p in enumerate(everyone, 1) if chr(int(types[p])).isupper()]
+            types = [chr(int(self.symbols.table.types[p])) for p in everyone]
+            chosen = [n for n, t in enumerate(types, 1) if t.isupper() and t != PERCPU]
+            # Every per-CPU symbol has the type of an absolute one, global or not.
+            chosen = chosen or [n for n, t in enumerate(types, 1) if t == PERCPU]
         else:
             module = self.module()
             if module is None:

@@ -111,13 +111,17 @@ class Resolver:
             return self._exported(ref, export)
         if proof is not None:
             return Livepatch(self.object, proof.name, proof.position, proof.offset)
-        if ref.defined:
+        if ref.defined and not (ref.is_weak and self._has(ref.name)):
             return Finding(
                 "unproven-symbol",
                 ref.name,
                 f"'{ref.name}' could not be located in the shipped {self.object}",
             )
         return self._by_name(ref)
+
+    def _has(self, name: str) -> bool:
+        """Whether the shipped object has one global symbol of that name, whoever defines it."""
+        return len(self.positions.positions_of(self.object, name)) == 1
 
     def _exported(self, ref: KernelRef, export: ExportLike) -> Resolved | Finding:
         owner = PurePosixPath(export.owner).name.replace("-", "_")
