@@ -156,6 +156,15 @@ def _removed_statics(orig: Unit, correlation: Correlation) -> list[Finding]:
     return found
 
 
+def _grouped(name: str) -> Finding:
+    return Finding(
+        "section-group",
+        name,
+        f"'{name}' is in a section group, of which the kernel keeps the copy of one unit for all: "
+        "give the new code another name",
+    )
+
+
 def function_findings(
     orig: Unit, changed: dict[int, str], traced: set[int] | None, carried: frozenset[int]
 ) -> tuple[list[Finding], list[Finding], set[int]]:
@@ -181,14 +190,7 @@ def function_findings(
                 )
             )
         elif orig.section(atom).is_grouped:
-            refused.append(
-                Finding(
-                    "section-group",
-                    name,
-                    f"'{name}' is in a section group, of which the kernel keeps the copy of one "
-                    "unit for all: give the new code another name",
-                )
-            )
+            refused.append(_grouped(name))
         elif (
             traced is not None
             and index not in traced
