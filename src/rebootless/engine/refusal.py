@@ -67,6 +67,16 @@ def reasons_in_log(log: str, name: str) -> tuple[str, ...]:
 def explain(number: int, name: str, facts: KernelGuards, log: tuple[str, ...]) -> tuple[str, str]:
     """(reason, hint) for a refused load; pure."""
     said = "; ".join(log)
+    if "pre-patch callback failed" in said:  # the number is the callback's own
+        return (
+            f"its pre_patch callback refused ({said})",
+            "the callback is in the patch's source, and knows what it waits for",
+        )
+    if "not compatible with the already installed" in said:
+        return (
+            f"it does not handle a system state of a patch that is applied ({said})",
+            "apply a version that has the same states in the same or a newer version",
+        )
     if number == errno.EPERM:
         if facts.modules_disabled:
             return (
