@@ -11,6 +11,7 @@ import pytest
 
 from rebootless.diff import Delta, diff
 from rebootless.diff.delta import CallbackKind, Finding, KernelRef, SystemState
+from rebootless.diff.handwritten import handwritten
 from rebootless.elf.reader import read
 
 # What the header needs of the kernel's own, as far as these units go.
@@ -238,3 +239,18 @@ def test_marks_that_say_nothing(
     delta = marked(BODY, f"{CHANGED}REBOOTLESS_{mark};")
     assert [f.code for f in delta.refused] == ([refused] if refused else [])
     assert {f.code for f in delta.warnings} == ({warned} if warned else set())
+
+
+def test_hand_written_patch_has_callbacks_and_states(
+    compile_marked: Callable[[str, str], Path],
+) -> None:
+    text = (
+        "static int mine(int x) { return x; }\nREBOOTLESS_PATCH(vmlinux, f, mine);\n"
+        f"{CALLBACK}REBOOTLESS_PRE_PATCH(before);\nREBOOTLESS_STATE(5, 1);\n"
+        "REBOOTLESS_IGNORE_FUNCTION(g);\n"
+    )
+    orig, made = compile_marked(BODY, "orig"), compile_marked(text, "made")
+    delta = handwritten(read(orig), read(made), "vmlinux")
+    assert names(delta) == {"f"} and delta.states == (SystemState(5, 1),)
+    assert [c.name for c in delta.callbacks] == ["before"] and not delta.refused
+    assert codes(delta.warnings) == [("mark-unknown", "g")]

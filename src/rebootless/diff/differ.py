@@ -67,7 +67,7 @@ def diff(orig: ElfFile, patched: ElfFile) -> Delta:
         warnings += more_warnings
     fresh = _new_atoms(new, correlation)
     roots = [int(correlation.to_patched[i]) for i in to_patch] + [a.index for a in fresh]
-    roots += [atom for _, atom in marks.callbacks if atom != NO_ATOM]
+    roots += marks.callback_atoms
     copies = frozenset(int(correlation.to_patched[i]) for i in copied)
     inclusion = include(old, new, correlation, roots, copies)
     refused = [*_better_told(refused, inclusion.findings), *inclusion.findings]

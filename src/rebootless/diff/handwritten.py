@@ -18,6 +18,7 @@ from .atoms import NO_ATOM, Atom, Kind, Unit
 from .correlate import Correlation
 from .delta import Delta, Finding, FunctionChange, KernelRef, Piece
 from .include import Inclusion, include
+from .marks import callback_findings, callbacks_in, read_marks
 from .names import fold, source_name, static_local_base
 from .normalize import normalize
 from .records import PatchRecord, Records, SymbolRecord, read_records
@@ -38,9 +39,15 @@ def handwritten(orig: ElfFile, made: ElfFile, owner: str) -> Delta:
     findings, warnings, unpatchable = function_findings(
         old, changed, traced_functions(old), frozenset()
     )
-    refused += findings
+    marks = read_marks(new)
+    refused += findings + callback_findings(marks, new, correlation)
+    warnings += [
+        Finding("mark-unknown", name, f"what is said of '{name}' is for source patches only")
+        for name in sorted(marks.source_only)
+    ]
     kept = [(a, b) for a, b in pairs if a.index not in unpatchable]
-    inclusion = include(old, new, correlation, [b.index for _, b in kept], frozenset())
+    roots = [b.index for _, b in kept] + marks.callback_atoms
+    inclusion = include(old, new, correlation, roots, frozenset())
     declared = {record.identifier: record for record in records.symbols}
     for name in {a.name for a, _ in pairs} - declared.keys():
         declared[name] = SymbolRecord(owner, name, name, -1)
@@ -54,6 +61,8 @@ def handwritten(orig: ElfFile, made: ElfFile, owner: str) -> Delta:
         refused=(*refused, *inclusion.findings, *undeclared),
         warnings=tuple(warnings),
         pieces=pieces,
+        callbacks=callbacks_in(inclusion.piece_of, new, marks),
+        states=marks.states,
     )
 
 

@@ -35,6 +35,17 @@ class Marks:
     allowed_data: frozenset[str] = frozenset()
     ignored_sections: frozenset[str] = frozenset()
 
+    @property
+    def callback_atoms(self) -> list[int]:
+        """The functions of the callbacks, to be included in the patch."""
+        return [atom for _, atom in self.callbacks if atom != NO_ATOM]
+
+    @property
+    def source_only(self) -> frozenset[str]:
+        """What is said of functions, variables and sections that a source patch changes."""
+        named = self.ignored_functions | self.forced_functions | self.allowed_data
+        return named | self.ignored_sections
+
 
 def read_marks(patched: Unit) -> Marks:
     """Reads the marks of a patched object. Raises ElfError for ones that no macro makes."""
@@ -133,11 +144,7 @@ def mark_findings(
     functions = {source_name(a.name) for a in orig.atoms if a.kind is Kind.FUNCTION and a.symbols}
     variables = {_variable(a) for a in orig.atoms if a.kind in (Kind.DATA, Kind.RODATA)}
     sections = {s.name: s for unit in (orig, patched) for s in unit.elf.sections}
-    refused = [
-        finding
-        for kind, atom in marks.callbacks
-        if (finding := _callback_finding(kind, atom, patched, correlation)) is not None
-    ]
+    refused = callback_findings(marks, patched, correlation)
     for name in sorted(marks.forced_functions - functions):
         text = f"REBOOTLESS_FORCE_FUNCTION({name}): the shipped unit has no function of that name"
         refused.append(Finding("force-unknown", name, text))
@@ -163,6 +170,15 @@ def mark_findings(
             ("IGNORE_SECTION", marks.ignored_sections, sections.keys()),
         )
         for name in sorted(names - known)
+    ]
+
+
+def callback_findings(marks: Marks, patched: Unit, correlation: Correlation) -> list[Finding]:
+    """Refusals for callbacks that the kernel could not call."""
+    return [
+        finding
+        for kind, atom in marks.callbacks
+        if (finding := _callback_finding(kind, atom, patched, correlation)) is not None
     ]
 
 

@@ -22,10 +22,13 @@ from rebootless.base.errors import BundleError, NotFoundError, PatchInputError, 
 from rebootless.bundle import archive, manifest, naming
 from rebootless.bundle.archive import Bundle, create, decode, encode, read, with_test_log, write
 from rebootless.bundle.manifest import (
+    CallbackEntry,
+    Features,
     KnownWarning,
     Manifest,
     PatchedFunction,
     PatchedObject,
+    StateEntry,
     TargetKernel,
 )
 
@@ -57,6 +60,34 @@ def sample() -> Bundle:
             "match.json": b'{"functions": []}',
         },
     )
+
+
+def test_callbacks_and_states_are_read_back() -> None:
+    features = Features(
+        (CallbackEntry("ext4", "pre_patch", "before"),), (StateEntry(0xFFFF_FFFF_FFFF, 2),)
+    )
+    full = replace(sample_manifest(), features=features)
+    assert manifest.parse(full.canonical(), where="x") == full
+
+
+def test_a_manifest_without_features_is_as_before_there_were_any() -> None:
+    assert "features" not in sample_manifest().to_json()
+    assert manifest.parse(sample_manifest().canonical(), where="x").features == Features()
+
+
+@pytest.mark.parametrize(
+    "features",
+    [
+        [],
+        {"states": []},
+        {"callbacks": [{"object": "ext4"}], "states": []},
+        {"callbacks": [], "states": [{"id": "1", "version": 1}]},
+    ],
+)
+def test_malformed_features(features: object) -> None:
+    facts = sample_manifest().to_json() | {"features": features}
+    with pytest.raises(BundleError, match="x: "):
+        manifest.parse(json.dumps(facts).encode(), where="x")
 
 
 def repacked(files: dict[str, bytes]) -> bytes:
