@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from ..diff.delta import Finding
 from ..engine.modinfo import parse as parse_modinfo
 from ..module.features import merge_states
 from ..module.resolve import VMLINUX
-from .explaining import compact, of_build
+from .explaining import begins, compact, of_build
 from .job import Job, Unit
 
 REPORT_SCHEMA = 1
@@ -34,7 +34,10 @@ REPORT_SCHEMA = 1
 
 @dataclass(frozen=True)
 class BuildResult:
-    """A finished build. `seconds` are wall times by stage; `warnings` are findings to heed."""
+    """A finished build. `seconds` are wall times by stage; `warnings` are findings to heed.
+
+    `begins` tells by function where its code begins to differ: a line of the patch, mostly.
+    """
 
     bundle_path: Path
     report_path: Path
@@ -42,6 +45,7 @@ class BuildResult:
     manifest: Manifest
     warnings: tuple[Finding, ...]
     seconds: dict[str, float]
+    begins: dict[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """The result as JSON values."""
@@ -52,6 +56,7 @@ class BuildResult:
             "manifest": self.manifest.to_json(),
             "warnings": [w.to_json() for w in self.warnings],
             "seconds": {name: round(s, 3) for name, s in self.seconds.items()},
+            "begins": self.begins,
         }
 
 
@@ -65,12 +70,13 @@ def write_bundle(
     """Writes the bundle to `output` and its report beside it. Raises ResourceError."""
     with stage(job.monitor, "bundle", "Writing the bundle") as shown:
         report = _report(job, units)
+        explained = of_build(job, units)
         members = {
             f"{archive.MODULES}{job.name}.ko": module,
             **(job.sources or {archive.SOURCE_PATCH: job.patch.text}),
             archive.MATCH: _json(_evidence(units)),
             archive.REPORT: _json(report),
-            archive.EXPLAIN: compact(of_build(job, units)),
+            archive.EXPLAIN: compact(explained),
         }
         bundle = archive.create(_manifest(job, units, module), members)
         archive.write(bundle, output)
@@ -78,7 +84,13 @@ def write_bundle(
         atomic_write(report_path, _json({"bundle_id": bundle.id, **report}))
         shown.result = str(output)
     return BuildResult(
-        output, report_path, bundle.id, bundle.manifest, tuple(job.warnings), recorder.seconds
+        output,
+        report_path,
+        bundle.id,
+        bundle.manifest,
+        tuple(job.warnings),
+        recorder.seconds,
+        begins(explained, job),
     )
 
 

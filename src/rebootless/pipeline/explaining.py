@@ -90,6 +90,17 @@ class _Outside:
         return tuple(Caller(name, "call", VMLINUX) for name in sorted(names)[:MAX_OUTSIDE])
 
 
+def begins(explained: dict[str, Any], job: Job) -> dict[str, str]:
+    """Where the code of each changed function begins to differ, by name."""
+    view = patchview.read(job.patch.text.decode(errors="replace"))
+    return {
+        function["name"]: patchview.begins(function, patchview.causes(function, view))
+        for unit in explained["units"]
+        for function in unit["functions"]
+        if function["kind"] == "changed"
+    }
+
+
 def compact(facts: dict[str, Any]) -> bytes:
     """A document as JSON without blanks."""
     return (json.dumps(facts, separators=(",", ":"), ensure_ascii=False) + "\n").encode()

@@ -19,10 +19,14 @@ from markupsafe import Markup
 
 from ..base.errors import BundleError
 from .panels import Panels, ways
-from .patchview import MALFORMED, PatchView, read
+from .patchview import MALFORMED, PatchView, begins, read
 
 OPEN_ROWS = 700  # listings together; beyond, they begin closed
 KINDS = {"changed": "redirected", "carried": "comes along with its callers", "new": "new"}
+NOTHING = (
+    "There is no compiled function to show: both objects do the same.",
+    "This bundle carries no explanation of its functions: an earlier version built it.",
+)
 _STEP = re.compile(r"^(ok|failed|skipped)\s+(\d+\.\d+) s  (.*?)(?:  (.*))?$")
 _GOOD = {"matched": "good", "absent": "", "ok": "good", "passed": "good", "skipped": ""}
 
@@ -82,6 +86,7 @@ def _context(facts: Mapping[str, Any]) -> dict[str, Any]:
         "properties": _properties(facts),
         "findings": findings,
         "panels": panels,
+        "nothing": NOTHING[is_bundle],
         "new_data": [d for unit in facts["units"] for d in unit["new_data"]],
         "removed": [d for unit in facts["units"] for d in unit["removed"]],
         "view": view,
@@ -118,13 +123,16 @@ def _findings(facts: Mapping[str, Any]) -> list[dict[str, str]]:
 def _tiles(facts: Mapping[str, Any], findings: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
     kinds = Counter(f["kind"] for unit in facts["units"] for f in unit["functions"])
     functions = [f for unit in facts["units"] for f in unit["functions"] if f["kind"] == "changed"]
-    tiles = [_tile(kinds["changed"], "function redirected", "functions redirected")]
+    objects = facts.get("manifest", {}).get("objects", [])
+    changed = kinds["changed"] or sum(len(o["functions"]) for o in objects)
+    tiles = [_tile(changed, "function redirected", "functions redirected")]
     if along := kinds["carried"] + kinds["new"]:
         tiles.append(_tile(along, "function comes along", "functions come along"))
     old = sum(f["size_old"] for f in functions)
     new = sum(f["size_new"] for f in functions)
-    grown = f"{new - old:+d}".replace("-", "−")
-    tiles.append({"css": "", "value": grown, "text": f"bytes of code, {old} → {new}"})
+    if functions:
+        grown = f"{new - old:+d}".replace("-", "−")
+        tiles.append({"css": "", "value": grown, "text": f"bytes of code, {old} → {new}"})
     if facts["kind"] == "bundle":
         added = sum(f["added"] for f in facts["files"])
         removed = sum(f["removed"] for f in facts["files"])
@@ -213,7 +221,7 @@ def _panel(
         else str(function["size_new"]),
         "why": _why(unit, function),
         "first": _first(maker, first) if first else None,
-        "begins": _begins(first, causes),
+        "begins": begins(function, causes),
         "causes": [{**c, "through": _through(c["chain"])} for c in causes],
         "wide": Markup(wide),
         "narrow": Markup(narrow),
@@ -236,7 +244,7 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _why(unit: Mapping[str, Any], function: Mapping[str, Any]) -> str:
-    reason = str(function["reason"])
+    reason = str(function["reason"]).replace("->", "→")
     if function["kind"] == "new":
         return "The patch adds this function."
     if function["first"] is None:
@@ -259,18 +267,6 @@ def _first(maker: Panels, first: Mapping[str, Any]) -> dict[str, Any]:
         "at_new": at(first["offset_new"]),
         "frames": maker.frames(first["chain"], side),
     }
-
-
-def _begins(first: Mapping[str, Any] | None, causes: Sequence[Mapping[str, Any]]) -> str:
-    """The shortest answer to where a function begins to differ."""
-    if causes:
-        return f"{str(causes[0]['file']).rsplit('/', 1)[-1]}:{causes[0]['line']}"
-    if first is None:
-        return ""
-    if first["chain"]:
-        _, path, line = first["chain"][0]
-        return f"{str(path).rsplit('/', 1)[-1]}:{line}"
-    return f"+{first['offset_new'] if first['offset_new'] is not None else 0:#x}"
 
 
 def _through(chain: Sequence[Sequence[Any]]) -> str:

@@ -168,6 +168,23 @@ def causes(function: Mapping[str, Any], view: PatchView) -> list[dict[str, Any]]
     return list(found.values())
 
 
+def begins(function: Mapping[str, Any], causes: Sequence[Mapping[str, Any]]) -> str:
+    """The shortest answer to where a function begins to differ: the patch's line, or the code's."""
+    if causes:
+        first = causes[0]
+        through = ", ".join(f"{frame[0]}()" for frame in first["chain"][:-1])
+        place = f"{str(first['file']).rsplit('/', 1)[-1]}:{first['line']}"
+        return f"{place} through {through}" if through else place
+    first = function["first"]
+    if first is None:
+        return "" if function["kind"] == "new" else str(function["reason"])
+    if first["chain"]:
+        _, path, line = first["chain"][0]
+        return f"{str(path).rsplit('/', 1)[-1]}:{line}"
+    offset = first["offset_old"] if first["offset_new"] is None else first["offset_new"]
+    return f"+{offset:#x}"
+
+
 def _changed(function: Mapping[str, Any]) -> Iterator[tuple[str, int, Sequence[Sequence[Any]]]]:
     """(side, offset, chain) of each instruction that differs, the new ones first."""
     chains = function["chains"]

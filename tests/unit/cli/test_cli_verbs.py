@@ -91,6 +91,49 @@ def test_diff_as_json(objects: tuple[Path, Path, Path]) -> None:
     assert [f["name"] for f in facts["changed"]] == ["limit"]
 
 
+def test_explain_tells_where_two_objects_differ(
+    objects: tuple[Path, Path, Path], tmp_path: Path
+) -> None:
+    told = run("explain", objects[0], objects[2])
+    assert told.returncode == 0, told.stderr
+    assert "limit (changed, unit.c" in told.stdout
+    assert "cmp $0x14, %edi (was: cmp $0xa, %edi)" in told.stdout
+    assert "calls:" in told.stdout and "printk" in told.stdout
+    page = tmp_path / "page.html"
+    facts = json.loads(run("explain", objects[0], objects[2], "--json", "--html", page).stdout)
+    assert facts["kind"] == "objects" and facts["page"] == str(page)
+    assert [f["name"] for f in facts["units"][0]["functions"]] == ["limit"]
+    assert page.read_text().startswith("<!DOCTYPE html>")
+
+
+def test_explain_of_objects_that_do_the_same(
+    objects: tuple[Path, Path, Path], tmp_path: Path
+) -> None:
+    page = tmp_path / "page.html"
+    assert run("explain", objects[0], objects[1], "--html", page).returncode == 0
+    assert "no compiled function to show" in page.read_text()
+    assert "no difference" in run("explain", objects[0], objects[1]).stdout
+
+
+def test_explain_of_a_bundle_without_an_explanation(bundle: Path, tmp_path: Path) -> None:
+    told = run("explain", bundle)
+    assert told.returncode == 0, told.stderr
+    assert "fix_it 1" in told.stdout and "carries no explanation" in told.stdout
+    page = tmp_path / "page.html"
+    assert run("explain", bundle, "--html", page).returncode == 0
+    assert "carries no explanation" in page.read_text()
+
+
+def test_explain_of_a_bundle_with_nonsense_in_it(bundle: Path, tmp_path: Path) -> None:
+    content = read(bundle)
+    for number, nonsense in enumerate((b'{"units": 3}', b'{"units": [{}]}', b"[]", b"{")):
+        members = {**content.members, "explain.json": nonsense}
+        path = tmp_path / f"{number}.rlp"
+        write(create(content.manifest, members), path)
+        told = run("explain", path)
+        assert told.returncode == 8 and "error: " in told.stderr, told.stderr
+
+
 def test_diff_of_something_else(tmp_path: Path) -> None:
     path = tmp_path / "x.o"
     path.write_text("no object")

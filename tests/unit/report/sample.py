@@ -123,7 +123,7 @@ def facts() -> dict[str, Any]:
                 "build_id": "ab" * 20,
                 "source_version": "6.1.999-1",
             },
-            "objects": [{"name": "vmlinux"}],
+            "objects": [{"name": "vmlinux", "functions": []}],
             "replace": True,
             "cves": ["CVE-2026-0001", "CVE-2026-0002"],
             "toolchain": "gcc-12 (Debian 12.2.0-14) 12.2.0",

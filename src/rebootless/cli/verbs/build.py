@@ -91,9 +91,9 @@ def render(page: Page, facts: Facts) -> None:
         ]
     )
     page.table(
-        ["object", "function", "old size", "new size"],
+        ["object", "function", "old size", "new size", "begins to differ"],
         [
-            (o["name"], f["name"], f["size_old"], f["size_new"])
+            (o["name"], f["name"], f["size_old"], f["size_new"], facts["begins"].get(f["name"]))
             for o in manifest["objects"]
             for f in o["functions"]
         ],

@@ -10,6 +10,7 @@ from ..options import FILE, verb
 from ..output import Facts, Output, Page
 
 SHOWN = 8  # names in a line
+NOTHING = "the bundle carries no explanation of its functions: an earlier version built it"
 
 
 @verb
@@ -48,6 +49,8 @@ def render(page: Page, facts: Facts) -> None:
         for function in unit["functions"]:
             page.line()
             _function(page, unit, function)
+    if not any(unit["functions"] for unit in facts["units"]):
+        page.line("no difference" if facts["kind"] == "objects" else NOTHING)
     for title in ("refused", "warnings"):
         for finding in facts[title]:
             word = "warning" if title == "warnings" else title
