@@ -8,8 +8,8 @@ from difflib import SequenceMatcher
 from .facts import Instruction, Mark, Row
 
 MANY = 600  # from here on difflib leaves what is frequent out of its search: it is quadratic
-LONG = 3000  # rows; of longer functions only what is around a change is kept
-AROUND = 60  # equal rows kept on either side of a change in such a function
+LONG = 600  # rows; of longer functions only what is around a change is kept
+AROUND = 40  # equal rows kept on either side of a change in such a function
 
 
 def align(old: Sequence[Instruction], new: Sequence[Instruction]) -> tuple[Row, ...]:

@@ -6,7 +6,7 @@ stands out, and where that number comes up in the formatted text, the symbol tak
 
 from __future__ import annotations
 
-import re
+from dataclasses import dataclass
 
 from iced_x86 import Code, Decoder, FlowControl, Formatter, FormatterSyntax, Mnemonic
 from iced_x86 import Instruction as Decoded
@@ -14,47 +14,54 @@ from iced_x86 import Instruction as Decoded
 from ..elf.constants import RELOC_WIDTH, Reloc
 from ..elf.model import ElfFile, Symbol
 from .facts import Instruction
-from .targets import Target, resolve
+from .targets import Target, Use, kind_name, resolve
 
-_MARKER = 0x1EAF0000  # the n-th relocated field of a function holds this plus 16 n
 _BRANCHES = frozenset(
     {FlowControl.UNCONDITIONAL_BRANCH, FlowControl.CONDITIONAL_BRANCH, FlowControl.CALL}
 )
-_HEX = re.compile(r"0x[0-9a-f]+")
 
 
-def disassemble(elf: ElfFile, function: Symbol) -> tuple[Instruction, ...]:
-    """The instructions of a function symbol of a relocatable object, in order."""
+@dataclass(frozen=True)
+class Body:
+    """A function's code: its instructions, and what its relocations point at, in order."""
+
+    instructions: tuple[Instruction, ...] = ()
+    uses: tuple[Use, ...] = ()
+
+
+def disassemble(elf: ElfFile, function: Symbol) -> Body:
+    """The code of a function symbol of a relocatable object."""
     section = elf.sections[function.shndx]
     start, end = function.value, function.value + function.size
     relocs = elf.relocations(section)
     inside = range(*relocs.within(start, end).indices(len(relocs)))
     code = bytearray(section.data[start:end])
-    fields: list[tuple[int, int]] = []  # (offset in the function, position in relocs)
-    for number, position in enumerate(inside):
-        at = int(relocs.offset[position]) - start
+    fields = relocs.offset[inside.start : inside.stop].tolist()
+    for number, (at, position) in enumerate(zip(fields, inside, strict=True)):
         width = RELOC_WIDTH.get(_reloc(int(relocs.type[position])), 0)
-        if width >= 4 and at + width <= len(code):
-            code[at : at + width] = (_MARKER + 16 * number).to_bytes(width, "little")
-        fields.append((at, position))
+        if width >= 4 and at - start + width <= len(code):
+            marker = _marker(number).to_bytes(width, "little")
+            code[at - start : at - start + width] = marker
     formatter = _formatter()
-    found = []
-    used = 0
+    found: list[Instruction] = []
+    uses: list[Use] = []
     for decoded in Decoder(64, bytes(code), ip=0):
         targets: list[tuple[int, Target]] = []
-        while used < len(fields) and fields[used][0] < decoded.next_ip:
-            at, position = fields[used]
-            target = resolve(
-                elf,
-                int(relocs.symbol[position]),
-                int(relocs.type[position]),
-                int(relocs.addend[position]),
-                int(decoded.next_ip) - at,
-            )
-            targets.append((_MARKER + 16 * used, target))
-            used += 1
+        end_of = int(decoded.next_ip)
+        while len(uses) < len(fields) and fields[len(uses)] - start < end_of:
+            number = len(uses)
+            at, position = fields[number] - start, inside[number]
+            kind, symbol = int(relocs.type[position]), int(relocs.symbol[position])
+            target = resolve(elf, symbol, kind, int(relocs.addend[position]), end_of - at)
+            targets.append((_marker(number), target))
+            uses.append(Use(at, kind_name(kind), target, decoded.flow_control in _BRANCHES))
         found.append(_instruction(formatter, decoded, targets, function.size))
-    return tuple(found)
+    return Body(tuple(found), tuple(uses))
+
+
+def _marker(number: int) -> int:
+    """What the n-th relocated field holds: plus an address in the function it is no other's."""
+    return 0x10AF0000 + (number % 64 << 20)
 
 
 def _reloc(kind: int) -> Reloc:

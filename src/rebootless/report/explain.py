@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from ..diff.delta import Delta, FunctionChange, KernelRef, Piece, PieceKind, PieceRef
@@ -11,10 +12,20 @@ from ..diff.names import cold_parent
 from ..elf.constants import SymbolType
 from ..elf.model import ElfFile, Symbol
 from .alignment import align, shortened
-from .disassembly import disassemble
-from .facts import Caller, Chain, FirstDifference, FunctionFacts, Listing, Mark, UnitFacts
-from .lines import Place, has_lines, source_lines
-from .references import Use, by_kind, callers, gone, references, table_entries, uses
+from .disassembly import Body, disassemble
+from .facts import (
+    NEW,
+    OLD,
+    Caller,
+    Chain,
+    FirstDifference,
+    FunctionFacts,
+    Listing,
+    Mark,
+    UnitFacts,
+)
+from .lines import has_lines, source_lines
+from .references import by_kind, callers, gone, references, table_entries
 
 # How the new code reaches a symbol of the running kernel: exported, private...
 Reach = Callable[[KernelRef], str]
@@ -41,6 +52,7 @@ class _Function:
     kind: str
     change: FunctionChange
     parts: tuple[_Part, ...]
+    bodies: tuple[tuple[Body, Body], ...]
     listings: tuple[Listing, ...]
 
 
@@ -123,52 +135,53 @@ def _patched_symbol(patched: ElfFile, piece: Piece) -> Symbol | None:
 def _function(
     orig: ElfFile, patched: ElfFile, kind: str, change: FunctionChange, parts: tuple[_Part, ...]
 ) -> _Function:
-    listings = tuple(
-        Listing(
-            part.name,
-            shortened(
-                align(
-                    disassemble(orig, part.old) if part.old else (),
-                    disassemble(patched, part.new) if part.new else (),
-                )
-            ),
+    bodies = tuple(
+        (
+            disassemble(orig, part.old) if part.old else Body(),
+            disassemble(patched, part.new) if part.new else Body(),
         )
         for part in parts
     )
-    return _Function(kind, change, parts, listings)
+    listings = tuple(
+        Listing(part.name, shortened(align(old.instructions, new.instructions)))
+        for part, (old, new) in zip(parts, bodies, strict=True)
+    )
+    return _Function(kind, change, parts, bodies, listings)
 
 
 class _Sources:
-    """The source of every instruction that is shown."""
+    """The source of every instruction that is shown; of equal ones, as the original has it."""
 
     def __init__(self, orig: ElfFile, patched: ElfFile, functions: Iterable[_Function]) -> None:
         wanted: tuple[dict[int, list[int]], dict[int, list[int]]] = ({}, {})
         for function in functions:
             for part, listing in zip(function.parts, function.listings, strict=True):
-                for row in listing.rows:
-                    for side, symbol, one in (
-                        (0, part.old, row.old),
-                        (1, part.new, row.new),
-                    ):
-                        if symbol and one:
-                            place = symbol.value + one.offset
-                            wanted[side].setdefault(symbol.shndx, []).append(place)
-        self._chains: tuple[dict[Place, Chain], dict[Place, Chain]] = (
-            source_lines(orig, wanted[0]),
-            source_lines(patched, wanted[1]),
-        )
+                for side, symbol in ((OLD, part.old), (NEW, part.new)):
+                    if symbol:
+                        places = [symbol.value + n for n in _offsets(listing, side)]
+                        wanted[side].setdefault(symbol.shndx, []).extend(places)
+        with ThreadPoolExecutor(max_workers=2) as both:  # each waits for a program
+            self._chains = tuple(both.map(source_lines, (orig, patched), wanted))
 
-    def of(self, function: _Function) -> dict[tuple[str, str, int], Chain]:
-        """(part, side, offset) -> chain."""
+    def of(self, function: _Function) -> dict[tuple[str, int, int], Chain]:
+        """(part, side, offset) -> chain, for the instructions of known source."""
         found = {}
         for part, listing in zip(function.parts, function.listings, strict=True):
-            for row in listing.rows:
-                for side, symbol, one in (("old", part.old, row.old), ("new", part.new, row.new)):
-                    if symbol and one:
-                        known = self._chains[side == "new"]
-                        chain = known.get((symbol.shndx, symbol.value + one.offset), ())
-                        found[(listing.name, side, one.offset)] = chain
+            for side, symbol in ((OLD, part.old), (NEW, part.new)):
+                if symbol:
+                    known, shndx, base = self._chains[side], symbol.shndx, symbol.value
+                    for offset in _offsets(listing, side):
+                        chain = known.get((shndx, base + offset))
+                        if chain:
+                            found[(listing.name, side, offset)] = chain
         return found
+
+
+def _offsets(listing: Listing, side: int) -> Iterator[int]:
+    for row in listing.rows:
+        one = row.new if side == NEW else row.old
+        if one and (side == OLD or row.mark is not Mark.SAME):
+            yield one.offset
 
 
 class _Neighbours:
@@ -196,12 +209,6 @@ class _Neighbours:
                 total += self._tables[part.new.index]
         return tuple(sorted(total.items()))
 
-    def uses(self, function: _Function) -> tuple[list[Use], list[tuple[str, Use]]]:
-        """The relocations of the old code; those of the new code with the part they are in."""
-        before = [u for p in function.parts if p.old for u in uses(self._orig, p.old)]
-        after = [(p.name, u) for p in function.parts if p.new for u in uses(self._patched, p.new)]
-        return before, after
-
 
 def _ways(delta: Delta, function: _Function, reach: Reach) -> dict[tuple[str, int], str]:
     """How each relocation of the new code finds its target: (part, offset) -> way."""
@@ -225,7 +232,12 @@ def _facts(
 ) -> FunctionFacts:
     change = function.change
     chains = sources.of(function)
-    before, after = neighbours.uses(function)
+    before = [use for old, _ in function.bodies for use in old.uses]
+    after = [
+        (part.name, use)
+        for part, (_, new) in zip(function.parts, function.bodies, strict=True)
+        for use in new.uses
+    ]
     way_of = {id(use): ways.get((part, use.offset), PATCH) for part, use in after}
     new_uses = [use for _, use in after]
     own = {part.name for part in function.parts}
@@ -250,7 +262,7 @@ def _facts(
 
 
 def _first(
-    function: _Function, chains: dict[tuple[str, str, int], Chain]
+    function: _Function, chains: dict[tuple[str, int, int], Chain]
 ) -> FirstDifference | None:
     """The first row that is not equal; None where only tables or constants differ."""
     for listing in function.listings:
@@ -258,7 +270,7 @@ def _first(
             if row.mark in (Mark.SAME, Mark.SKIPPED):
                 continue
             old, new = row.old, row.new
-            side, at = ("new", new.offset) if new else ("old", old.offset if old else 0)
+            side, at = (NEW, new.offset) if new else (OLD, old.offset if old else 0)
             return FirstDifference(
                 listing.name,
                 old.offset if old else None,

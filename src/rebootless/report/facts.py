@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Any
 
 SCHEMA = 1
+OLD, NEW = 0, 1  # the sides of a comparison
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ class FunctionFacts:
 
     `relocs_old` and `relocs_new` count relocations by kind (PC32, PLT32, 64...); `gone` names
     what only the original refers to; `chains` holds the source of each instruction of `listings`
-    by part, side ("old", "new") and offset.
+    by part, side (OLD, NEW) and offset; of equal ones, the original's.
     """
 
     name: str
@@ -146,7 +147,7 @@ class FunctionFacts:
     callers: tuple[Caller, ...]
     special: tuple[tuple[str, int], ...]
     listings: tuple[Listing, ...]
-    chains: Mapping[tuple[str, str, int], Chain] = field(repr=False)
+    chains: Mapping[tuple[str, int, int], Chain] = field(repr=False)
 
     def to_json(self) -> dict[str, Any]:
         """The facts as JSON values; `chains` by number, since most instructions share theirs."""
@@ -175,12 +176,12 @@ class FunctionFacts:
 class _ChainTable:
     """Numbers the chains in the order of their first use."""
 
-    def __init__(self, chains: Mapping[tuple[str, str, int], Chain]) -> None:
+    def __init__(self, chains: Mapping[tuple[str, int, int], Chain]) -> None:
         self._of = chains
         self._numbers: dict[Chain, int] = {}
         self.chains: list[list[list[Any]]] = []
 
-    def _number(self, part: str, side: str, offset: int) -> int:
+    def _number(self, part: str, side: int, offset: int) -> int:
         chain = self._of.get((part, side, offset), ())
         if not chain:
             return -1
@@ -199,11 +200,11 @@ class _ChainTable:
         if row.mark is Mark.SKIPPED:
             return [row.mark.value, row.skipped]
         if old and new and row.mark is Mark.SAME:
-            chain = self._number(part, "old", old.offset)
+            chain = self._number(part, OLD, old.offset)
             equal = [row.mark.value, old.offset, new.offset, new.text, chain]
             return equal if old.text == new.text else [*equal, old.text]
         cells: list[Any] = [row.mark.value]
-        for side, one in (("old", old), ("new", new)):
+        for side, one in ((OLD, old), (NEW, new)):
             if one:
                 cells += [one.offset, one.text, self._number(part, side, one.offset)]
         return cells

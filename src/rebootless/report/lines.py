@@ -10,7 +10,6 @@ import os
 import posixpath
 import re
 import struct
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -55,13 +54,15 @@ def source_lines(elf: ElfFile, wanted: Mapping[int, Sequence[int]]) -> dict[Plac
 
 def _ask(blob: bytes, queries: str) -> str:
     """addr2line's answers; "" if it is missing or cannot read the object's DWARF."""
+    handle = os.memfd_create("object.o")
+    path = Path(f"/proc/{os.getpid()}/fd/{handle}")
     try:
-        with tempfile.TemporaryDirectory(prefix="rebootless-") as folder:
-            path = Path(folder) / "object.o"
-            path.write_bytes(blob)
+        with os.fdopen(handle, "wb") as copy:
+            copy.write(blob)
+            copy.flush()
             return proc.run(["addr2line", "-a", "-i", "-f", "-e", path], input=queries).stdout
     except OSError as exc:
-        raise os_failure("write", Path(tempfile.gettempdir()), exc) from exc
+        raise os_failure("write", path, exc) from exc
     except (NotFoundError, CommandError):
         return ""
 

@@ -4,54 +4,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass
 
 import numpy as np
 
 from ..diff.tables import COMPANIONS, TABLES, entry_shape
-from ..elf.constants import PC_RELATIVE, SHN_UNDEF, Reloc, SymbolType
-from ..elf.insn import instruction_ends, is_branch
+from ..elf.constants import PC_RELATIVE, SHN_UNDEF, SymbolType
+from ..elf.insn import is_branch
 from ..elf.model import I64, ElfFile, Section, Symbol
 from .facts import Caller, Reference
-from .targets import Target, resolve
+from .targets import Use
 
 FENTRY = "__fentry__"
 MAX_CALLERS = 60
-
-
-@dataclass(frozen=True)
-class Use:
-    """One relocation of a function: `offset` from its start, the kind's name, what it points at."""
-
-    offset: int
-    kind: str
-    target: Target
-    is_call: bool
-
-
-def uses(elf: ElfFile, function: Symbol) -> tuple[Use, ...]:
-    """The relocations of a function's code, in order."""
-    section = elf.sections[function.shndx]
-    relocs = elf.relocations(section)
-    inside = range(
-        *relocs.within(function.value, function.value + function.size).indices(len(relocs))
-    )
-    code = bytes(section.data[function.value : function.value + function.size])
-    offsets = [int(relocs.offset[p]) - function.value for p in inside]
-    found = []
-    for at, end, p in zip(offsets, instruction_ends(code, offsets), inside, strict=True):
-        kind = int(relocs.type[p])
-        target = resolve(elf, int(relocs.symbol[p]), kind, int(relocs.addend[p]), end - at)
-        is_call = kind in (Reloc.PC32, Reloc.PLT32) and is_branch(code, at)
-        found.append(Use(at, _kind_name(kind), target, is_call))
-    return tuple(found)
-
-
-def _kind_name(kind: int) -> str:
-    try:
-        return Reloc(kind).name.removeprefix("R") if kind in (1, 10, 11) else Reloc(kind).name
-    except ValueError:
-        return str(kind)
 
 
 def by_kind(found: Iterable[Use]) -> tuple[tuple[str, int], ...]:

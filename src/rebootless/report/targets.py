@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..diff.names import cold_parent, fold, static_local_base
-from ..elf.constants import PC_RELATIVE, RESERVED_BASE, SHN_UNDEF, SymbolType
+from ..elf.constants import PC_RELATIVE, RESERVED_BASE, SHN_UNDEF, Reloc, SymbolType
 from ..elf.model import ElfFile, Section
 
 SHOWN_STRING = 48  # characters
@@ -33,6 +33,24 @@ class Target:
         if not self.offset:
             return self.name
         return f"{self.name}{'+' if self.offset > 0 else '-'}{abs(self.offset):#x}"
+
+
+@dataclass(frozen=True)
+class Use:
+    """One relocation of a function: `offset` from its start, the kind's name, what it points at."""
+
+    offset: int
+    kind: str
+    target: Target
+    is_call: bool
+
+
+def kind_name(kind: int) -> str:
+    """A relocation type without its R_X86_64_: "PLT32", "64"."""
+    try:
+        return Reloc(kind).name.removeprefix("R")
+    except ValueError:
+        return str(kind)
 
 
 def resolve(elf: ElfFile, symbol: int, kind: int, addend: int, trailing: int) -> Target:
