@@ -9,6 +9,7 @@ import pytest
 
 from rebootless.diff.delta import Finding
 from rebootless.elf.reader import read
+from rebootless.safety.code import CodeUnit
 from rebootless.safety.quiescence import forecast
 
 Forecast = Callable[..., tuple[Finding, ...]]
@@ -42,7 +43,7 @@ int f(void *q) {
 def predict(compile_c: Callable[..., Path]) -> Forecast:
     def run(source: str, *names: str) -> tuple[Finding, ...]:
         obj = read(compile_c(KERNEL + source, "orig"))
-        return forecast(obj, names or ("f",), hz=250).warnings
+        return forecast(CodeUnit(obj), names or ("f",), hz=250).warnings
 
     return run
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from ..base.errors import NoChangeError, RefusedError
-from ..base.events import Monitor, Note, StageReport, Warned
+from ..base.events import Monitor, Note, StageReport
 from ..patch.source import Change, PatchedFile, SourcePatch
 from ..patch.units import Classified, FileRefusal, Kind, classify
 from . import headers
@@ -23,11 +23,15 @@ COUNTED = 100  # files between two signs of life
 
 @dataclass(frozen=True)
 class Plan:
-    """The units to compile. `via_header` are those that only include a touched file."""
+    """The units to compile. `via_header` are those that only include a touched file.
+
+    `kept` are files that may include one, and that no live patch can change.
+    """
 
     units: tuple[Membership, ...]
     via_header: frozenset[str]
     headers: frozenset[str]
+    kept: tuple[str, ...] = ()
 
 
 def skipped(patch: SourcePatch) -> frozenset[str]:
@@ -69,7 +73,8 @@ def make_plan(
     for reason in off:
         monitor.emit(Note(reason))
     _note_headers(including, roots, monitor)
-    return Plan(every, frozenset(u.source for u in found), frozenset(roots))
+    via_header = frozenset(u.source for u in found)
+    return Plan(every, via_header, frozenset(roots), including.kept)
 
 
 def refuse(refusals: list[FileRefusal]) -> None:
@@ -179,6 +184,12 @@ class Including:
         """The units that a live patch can change."""
         return tuple(m for m in self.members if m.fate is not Fate.LIBRARY and len(m.modules) < 2)
 
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """The files that a live patch cannot change."""
+        fixed = {path for path in self.files if classify(path).kind is Kind.REFUSED}
+        return tuple(sorted(fixed | {m.source for m in self.members if m not in self.units}))
+
 
 def _including(
     tree: Tree,
@@ -206,23 +217,10 @@ def _including(
 
 
 def _note_headers(found: Including, roots: list[str], monitor: Monitor) -> None:
-    """Says how far the touched headers reach.
-
-    Warns when code that a live patch cannot change includes one of them, too.
-    """
+    """Says how far the touched headers reach."""
     if found.units:
         count = f"{len(found.units)} compiled unit" + ("s" if len(found.units) > 1 else "")
         monitor.emit(Note(f"{_named(roots)}: included by {count}"))
-    fixed = [path for path in found.files if classify(path).kind is Kind.REFUSED]
-    fixed += [m.source for m in found.members if m not in found.units]
-    if fixed:
-        shown = ", ".join(sorted(fixed)[:3]) + (", ..." if len(fixed) > 3 else "")
-        monitor.emit(
-            Warned(
-                f"{_named(roots)} may also be used by {len(fixed)} files that keep the old code "
-                f"({shown})"
-            )
-        )
 
 
 def _too_many(what: str, roots: list[str], max_units: int) -> RefusedError:

@@ -15,7 +15,7 @@ from ..base.fs import atomic_write, os_failure, read_text
 from ..base.workdir import Workdir, fingerprint
 from ..patch.apply import Applied, apply
 from ..patch.source import SourcePatch
-from . import originals, twin
+from . import originals, reach, twin
 from .kbuild import Fate, Kbuild, Membership, parse_dependencies
 from .originals import Variant, object_path, stored
 from .plan import Plan, make_plan, skipped
@@ -65,7 +65,7 @@ def build_pairs(
     variant = variant or Variant()
     # `max_units` is no input: whether the stages exist at all depends on it.
     headers = author_headers().values()
-    key = fingerprint("pairs-2", str(tree.root), variant.name, patch.text, *headers)
+    key = fingerprint("pairs-3", str(tree.root), variant.name, patch.text, *headers)
     if workdir.is_done(ORIG_STAGE, key) and workdir.is_done(PATCHED_STAGE, key):
         pairs = load_record(workdir)
         if pairs is not None and len(pairs) <= max_units:
@@ -82,6 +82,10 @@ def build_pairs(
             originals.learn(tree, plan.units, jobs=jobs)
             built = _compile(tree, plan, applied, variant, workdir, key, jobs, report)
             pairs = tuple(pair_of(unit, workdir) for unit in built)
+            readers = sum(unit.source in plan.via_header for unit in built)
+            headers_of_kernel = tuple(sorted(plan.headers))
+            facts = reach.HeaderReach(headers_of_kernel, readers, plan.kept)
+            reach.write(workdir.stage(PATCHED_STAGE), facts)
             record(workdir, pairs)
             report.result = count_of(len(pairs))
     if dropped := len(plan.units) - len(built):

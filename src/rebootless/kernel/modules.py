@@ -130,6 +130,17 @@ def find_module(modules_dir: Path, name: str) -> Path | None:
     return found[0] if found else None
 
 
+def foreign_modules(modules_dir: Path) -> Iterator[Path]:
+    """The modules below `modules_dir` that the kernel's package does not ship.
+
+    It ships `kernel/`; what is built by others goes beside it (`updates/`, `extra/`, `misc/`).
+    """
+    if modules_dir.is_dir():
+        for path in module_files(modules_dir):
+            if path.relative_to(modules_dir).parts[0] not in ("kernel", "build", "source"):
+                yield path
+
+
 def module_files(modules_dir: Path) -> Iterator[Path]:
     """Every module file below `modules_dir`; raises NotFoundError when that is not there."""
     if not modules_dir.is_dir():

@@ -2,28 +2,68 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from ..base.events import stage
-from ..safety import Verdict, quiescence, semantics
+from ..compile import reach
+from ..compile.unit import PATCHED_STAGE
+from ..kernel.modules import foreign_modules, module_name
+from ..module.resolve import VMLINUX
+from ..safety import Verdict, preflight, quiescence, semantics
+from ..safety.code import CodeUnit
+from ..safety.entries import Entries, ImageEntries, ModuleEntries
 from .job import Job, Unit
 from .layouts import layouts
 
 Check = Callable[[Job, Sequence[Unit]], Verdict]
 
 DEFAULT_HZ = 250
+INSTALLED = Path("/lib/modules")
 
 
-def _quiescence(job: Job, units: Sequence[Unit]) -> Verdict:
-    """Functions that tasks may never leave."""
+def _functions(job: Job, units: Sequence[Unit]) -> Verdict:
+    """What each changed function is, can be redirected by, and does otherwise."""
     hz = job.kernel.config.get("HZ") or ""
     ticks = int(hz) if hz.isdigit() else DEFAULT_HZ
-    return _all(quiescence.forecast(u.orig, _changed(u), hz=ticks) for u in units)
+    verdict = Verdict()
+    for unit in units:
+        old, new = CodeUnit(unit.orig), CodeUnit(unit.patched)
+        changed = _changed(unit)
+        shipped = _shipped(job, unit)
+        verdict += preflight.check_entries(old, _targets(unit), shipped, unit.pair.module)
+        verdict += quiescence.forecast(old, changed, hz=ticks)
+        verdict += semantics.compare(old, new, changed)
+    return verdict
 
 
-def _semantics(_job: Job, units: Sequence[Unit]) -> Verdict:
-    """What the changed functions do otherwise."""
-    return _all(semantics.compare(u.orig, u.patched, _changed(u)) for u in units)
+def _targets(unit: Unit) -> list[preflight.Target]:
+    assert unit.match is not None
+    names = unit.orig.symbols.names
+    found = []
+    for change in unit.delta.changed:
+        symbol = change.orig_symbol
+        proven = unit.match.proven.get(symbol) if symbol is not None else None
+        if symbol is not None and proven is not None and proven.sympos is not None:
+            found.append(preflight.Target(names[symbol], proven.name, proven.sympos))
+    return found
+
+
+def _shipped(job: Job, unit: Unit) -> Entries:
+    if unit.pair.module == VMLINUX:
+        return ImageEntries(job.kernel.image, job.kernel.symbols)
+    return ModuleEntries(job.kernel.module(unit.pair.module))
+
+
+def _copies(job: Job, units: Sequence[Unit]) -> Verdict:
+    """Code that was not rebuilt and may hold inlined copies of what changed."""
+    reached = reach.read(job.work.stage(PATCHED_STAGE))
+    if not reached.headers:
+        return Verdict()
+    files = job.kernel.files
+    folders = [INSTALLED / files.release, *([files.modules] if files.modules else [])]
+    foreign = {module_name(path) for folder in folders for path in foreign_modules(folder)}
+    return preflight.check_copies(reached, len(units), foreign)
 
 
 def _changed(unit: Unit) -> dict[str, str]:
@@ -36,11 +76,7 @@ def _changed(unit: Unit) -> dict[str, str]:
     }
 
 
-def _all(verdicts: Iterable[Verdict]) -> Verdict:
-    return sum(verdicts, Verdict())
-
-
-CHECKS: tuple[Check, ...] = (layouts, _quiescence, _semantics)
+CHECKS: tuple[Check, ...] = (layouts, _functions, _copies)
 
 
 def check(job: Job, units: Sequence[Unit]) -> Verdict:

@@ -74,8 +74,13 @@ class CodeUnit:
     """The functions of one object, decoded when asked for."""
 
     def __init__(self, elf: ElfFile) -> None:
-        self.unit: Unit = normalize(elf)
+        self.elf = elf
         self._bodies: dict[int, Body] = {}
+
+    @cached_property
+    def unit(self) -> Unit:
+        """The object in atoms. Raises ElfError."""
+        return normalize(self.elf)
 
     @cached_property
     def functions(self) -> dict[str, Atom]:
@@ -91,6 +96,11 @@ class CodeUnit:
     def folded(self) -> dict[str, Atom]:
         """The functions by their names without the compiler's numbers."""
         return {fold(name): atom for name, atom in self.functions.items()}
+
+    def callee(self, folded: str) -> Body | None:
+        """The function of that name without numbers, or None if it is not of this unit."""
+        atom = self.folded.get(folded)
+        return None if atom is None else self.body(self._name(atom, (*atom.symbols, NO_ATOM)[0]))
 
     @cached_property
     def _cold(self) -> dict[str, Atom]:

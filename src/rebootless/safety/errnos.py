@@ -6,7 +6,7 @@ import errno
 
 from iced_x86 import Mnemonic, OpKind, RegisterExt
 
-from .code import IMMEDIATES, Body, CodeUnit
+from .code import IMMEDIATES, Body
 
 # linux, include/linux/errno.h: values that user space never sees, and the kernel's own names.
 _KERNEL = {
@@ -20,7 +20,7 @@ NAMES = {**errno.errorcode, **_KERNEL}
 _NEAR = 4
 
 
-def error_values(_code: CodeUnit, body: Body) -> frozenset[int]:
+def error_values(body: Body) -> frozenset[int]:
     """The error numbers (positive) whose negative a function loads as a value.
 
     What it compares with is not among them, nor -1 where it is the amount of an atomic addition.

@@ -1,13 +1,14 @@
-"""In which order a function takes its locks: which it takes while it holds which."""
+"""In which order a function takes its locks, and how many it may still hold when it ends."""
 
 from __future__ import annotations
 
 from iced_x86 import Mnemonic, OpKind, Register, RegisterExt
 
 from .code import LOOK_BACK, Body
-from .pairing import LOCKS, Side, side_of
+from .pairing import LOCKS, Kind, Side, side_of
 
 _KINDS = tuple(kind for kind in LOCKS if kind.ordered)
+_MOST_HELD = 4  # loops that take and never release would count on for ever
 _MOST_STEPS = 200_000  # more than any function needs: the sets of held locks only grow
 
 
@@ -36,6 +37,32 @@ def nesting(body: Body) -> frozenset[tuple[str, str]]:
             if way not in held or merged != held[way]:
                 held[way] = merged
                 waiting.append(way)
+    return frozenset(found)
+
+
+def endings(body: Body, kind: Kind) -> frozenset[int]:
+    """How many locks of a kind more than at its start a function may hold when it ends.
+
+    By calls alone, and by all ways through the code: two conditions that are one are not seen.
+    """
+    change = {
+        n: 1 if side is Side.TAKE else -1
+        for n, step in enumerate(body.steps)
+        if step.calls and (side := side_of(kind, step.calls))
+    }
+    found: set[int] = set()
+    seen = {(0, 0)} if body.steps else set()
+    waiting = list(seen)
+    while waiting:
+        n, count = waiting.pop()
+        count += change.get(n, 0)
+        step = body.steps[n]
+        if step.leaves:
+            found.add(count)
+        if abs(count) < _MOST_HELD:
+            ways = {(way, count) for way in step.leads} - seen
+            seen |= ways
+            waiting += ways
     return frozenset(found)
 
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 
 from iced_x86 import Mnemonic
 
+from ..diff.names import fold
 from .code import Body, CodeUnit, constant_before
 
 REFCOUNT = "refcount_t"
@@ -79,20 +80,28 @@ REFERENCES = (
     _kind("module", r"try_module_get|__module_get", r"module_put"),
     _kind("page", r"try_grab_\w+|get_user_pages\w*|pin_user_pages\w*|__folio_get\w*",
           r"__folio_put|__put_page|unpin_user_pages?\w*|release_pages"),
+    _kind("key", r"lookup_user_key|key_lookup\w*|request_key\w*|__key_get", r"key_put"),
     _kind("cred", r"get_task_cred|prepare_creds", r"__put_cred|abort_creds"),
     _kind("net device", r"dev_get_by_\w+|netdev_get_by_\w+", r"dev_put|netdev_put"),
-    _kind("socket buffer", r"(?!)", r"(?!)"),
     _kind(REFCOUNT, r"(?!)", r"(?!)"),
 )  # fmt: skip
 _VERBS = {"get": Side.TAKE, "grab": Side.TAKE, "hold": Side.TAKE, "put": Side.GIVE}
-_NO_VERBS = re.compile(r"(?:^|_)(?:user|seq|nla|skb|cmdline|unaligned|random|input)(?:_|$)")
+_NO_VERBS = re.compile(  # where "put" means to write
+    r"(?:^|_)(?:user|seq|nla|skb|cmdline|cmsg|unaligned|random|"
+    r"input|xdr|snd|bits|char|str|buf|console|iov|iter|u8|u16|u32|u64|be16|be32|le16|le32)(?:_|$)"
+)
 
 Tally = Counter[tuple[str, Side]]
 
 
+def lock_calls(body: Body) -> Tally:
+    """The places of a function itself that take and release locks by a call."""
+    return _by_calls(body, LOCKS)
+
+
 def lock_counts(code: CodeUnit, body: Body) -> Tally:
     """How many places of a function take and release each kind of lock."""
-    found = _by_calls(body, LOCKS)
+    found = lock_calls(body)
     for step in body.steps:
         if side := _preemption(step.target.name if step.target else "", step.raw.mnemonic):
             found["preemption off", side] += 1
@@ -118,7 +127,7 @@ def _preemption(name: str, mnemonic: int) -> Side | None:
 
 
 def reference_counts(code: CodeUnit, body: Body, stems: frozenset[str]) -> Tally:
-    """How many places take and drop references; `stems` as `paired_stems` tells."""
+    """How many places take and drop references; `stems` as `put_stems` tells."""
     found = _by_calls(body, REFERENCES)
     known = {name for kind in REFERENCES for name in body.calls if side_of(kind, name)}
     for name in body.calls:
@@ -164,33 +173,67 @@ def _stem(name: str) -> tuple[str, Side] | None:
     return (stem, _VERBS[words[verbs[0]]]) if stem else None
 
 
-def paired_stems(*units: CodeUnit) -> frozenset[str]:
-    """The objects that the units both get and put: names of which both forms are symbols."""
-    sides: dict[str, set[Side]] = {}
-    for code in units:
-        for name in code.unit.elf.symbols.names:
-            if (stem := _stem(name)) is not None:
-                sides.setdefault(stem[0], set()).add(stem[1])
-    return frozenset(stem for stem, both in sides.items() if len(both) == 2)
+def put_stems(*units: CodeUnit) -> frozenset[str]:
+    """The objects that the units put, by the names of their functions; what gets such counts too.
+
+    A name that only gets is no evidence: most of these just answer a question.
+    """
+    names = (name for code in units for name in code.unit.elf.symbols.names)
+    stems = filter(None, map(_stem, names))
+    return frozenset(stem for stem, side in stems if side is Side.GIVE)
 
 
 Count = Callable[[CodeUnit, Body], Tally]
 
 
-def with_callees(code: CodeUnit, body: Body, other: Body, count: Count, depth: int = 0) -> Tally:
-    """The tally of `body` with that of functions of the unit that `other` calls less often.
+def tallies(
+    old: CodeUnit, new: CodeUnit, one: Body, other: Body, count: Count
+) -> tuple[Tally, Tally]:
+    """What `count` says of a function before (`one`) and after (`other`).
 
-    The compiler may inline a function on one side only, and an edit may move code into one.
+    The compiler may inline a function on one side only, and an edit may move code into a function
+    of its own. So a function of the unit that only one side calls counts with that side if the
+    other object has none of it, or if the two are then more alike.
     """
-    found = count(code, body)
-    fewer = Counter(body.calls) - Counter(other.calls)
-    for name, times in fewer.items():
-        callee = code.body(name)
-        if callee is None or callee.name == body.name or depth == _DEEPEST:
+    before, after = count(old, one), count(new, other)
+    for extra, has_counterpart in _extras(old, new, one, other, count):
+        if not has_counterpart or _distance(before + extra, after) < _distance(before, after):
+            before = before + extra
+    for extra, has_counterpart in _extras(new, old, other, one, count):
+        if not has_counterpart or _distance(before, after + extra) < _distance(before, after):
+            after = after + extra
+    return before, after
+
+
+def _extras(
+    code: CodeUnit, other_code: CodeUnit, body: Body, other: Body, count: Count
+) -> Iterator[tuple[Tally, bool]]:
+    """The tallies of functions that `body` calls more often than `other`."""
+    more = Counter(map(fold, body.calls)) - Counter(map(fold, other.calls))
+    for name, times in more.items():
+        callee = code.callee(name)
+        if callee is None or callee.name == body.name or _is_half(name):
             continue
-        for key, number in with_callees(code, callee, _NOTHING, count, depth + 1).items():
-            found[key] += times * number
+        found = _deep(code, callee, count, frozenset({body.name}))
+        yield Counter({key: times * n for key, n in found.items()}), name in other_code.folded
+
+
+def _is_half(name: str) -> bool:
+    """Whether a function is itself one half of a pair, and counts as that."""
+    kinds = (*LOCKS, *REFERENCES)
+    return _stem(name) is not None or any(side_of(kind, name) for kind in kinds)
+
+
+def _deep(code: CodeUnit, body: Body, count: Count, above: frozenset[str]) -> Tally:
+    """A function's tally with those of the functions of the unit that it calls."""
+    found = count(code, body)
+    above |= {body.name}
+    for name in body.calls if len(above) <= _DEEPEST else ():
+        callee = code.callee(fold(name))
+        if callee is not None and callee.name not in above and not _is_half(fold(name)):
+            found = found + _deep(code, callee, count, above)
     return found
 
 
-_NOTHING = Body("", ())
+def _distance(one: Tally, other: Tally) -> int:
+    return sum(abs(one[key] - other[key]) for key in one | other)

@@ -17,7 +17,6 @@ from iced_x86 import Mnemonic, OpKind, Register
 
 from ..diff.delta import Finding
 from ..diff.names import source_name
-from ..elf.model import ElfFile
 from .code import Body, CodeUnit, constant_before
 from .verdict import Verdict
 
@@ -89,12 +88,11 @@ _TASK_INTERRUPTIBLE = 1  # linux, include/linux/sched.h: in the ABI of /proc/PID
 _TASK_DEAD_OR_MORE = 0x8000
 
 
-def forecast(orig: ElfFile, changed: Iterable[str], *, hz: int = 250) -> Verdict:
+def forecast(code: CodeUnit, changed: Iterable[str], *, hz: int = 250) -> Verdict:
     """Warnings for those of the functions `changed` that tasks may not leave for long, or ever.
 
-    `orig` is the unit as it runs, `hz` the kernel's ticks per second (CONFIG_HZ).
+    `code` is the unit as it runs, `hz` the kernel's ticks per second (CONFIG_HZ).
     """
-    code = CodeUnit(orig)
     threads = _threads(code)
     found = []
     for name in dict.fromkeys(changed):

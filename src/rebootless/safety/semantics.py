@@ -6,26 +6,33 @@ the old function while others run the new one, so the two must get along.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from ..diff.atoms import Kind
 from ..diff.delta import Finding
-from ..diff.names import is_export_section, source_name
-from ..elf.model import ElfFile
+from ..diff.names import fold, is_export_section, source_name
 from .code import Body, CodeUnit
 from .errnos import error_values, named
-from .lockorder import nesting
-from .pairing import Side, Tally, lock_counts, paired_stems, reference_counts, with_callees
+from .lockorder import endings, nesting
+from .pairing import (
+    LOCKS,
+    Side,
+    Tally,
+    lock_calls,
+    lock_counts,
+    put_stems,
+    reference_counts,
+    tallies,
+)
 from .verdict import Verdict
 
 _SHOWN = 3
 _SILENT_DATA = (".init.", ".exit.", "__ksymtab", "___ksymtab", "_ftrace", "__tracepoint")
 
 
-def compare(orig: ElfFile, patched: ElfFile, changed: Mapping[str, str]) -> Verdict:
+def compare(old: CodeUnit, new: CodeUnit, changed: Mapping[str, str]) -> Verdict:
     """Warnings for the changed functions: name in the original object -> in the patched one."""
-    old, new = CodeUnit(orig), CodeUnit(patched)
-    stems = paired_stems(old, new)
+    stems = put_stems(old, new)
     holders = _holders(old)
     found: list[Finding] = []
     for before, after in changed.items():
@@ -43,16 +50,14 @@ def compare(orig: ElfFile, patched: ElfFile, changed: Mapping[str, str]) -> Verd
 def _counts(
     name: str, old: CodeUnit, new: CodeUnit, one: Body, other: Body, stems: frozenset[str]
 ) -> list[Finding]:
-    locks = _changes(
-        with_callees(old, one, other, lock_counts), with_callees(new, other, one, lock_counts)
-    )
+    before, after = tallies(old, new, one, other, lock_counts)
+    plain = before == lock_calls(one) and after == lock_calls(other)
+    locks = _changes(before, after, lambda kind: _balance(kind, one, other) if plain else "")
 
     def references(code: CodeUnit, body: Body) -> Tally:
         return reference_counts(code, body, stems)
 
-    counted = _changes(
-        with_callees(old, one, other, references), with_callees(new, other, one, references)
-    )
+    counted = _changes(*tallies(old, new, one, other, references))
     found = []
     if locks:
         found.append(
@@ -77,8 +82,20 @@ def _counts(
     return found
 
 
-def _changes(old: Tally, new: Tally) -> list[str]:
-    """One text for each kind whose counts differ."""
+def _balance(kind: str, one: Body, other: Body) -> str:
+    """What the ways through both functions say of a kind of lock, "" if nothing."""
+    known = next((k for k in LOCKS if k.name == kind), None)
+    if known is None:
+        return ""
+    before, after = endings(one, known), endings(other, known)
+    if before == after:
+        return " (each way through it ends with as many held as before)"
+    more = ", ".join(f"{n:+d}" for n in sorted(after - before))
+    return f" (a way through it now ends with {more} of them)" if more else ""
+
+
+def _changes(old: Tally, new: Tally, remark: Callable[[str], str] = lambda _: "") -> list[str]:
+    """One text for each kind whose counts differ, with what `remark` says of the kind."""
     kinds = sorted({kind for kind, side in old | new if old[kind, side] != new[kind, side]})
     return [
         f"{kind}: "
@@ -88,6 +105,7 @@ def _changes(old: Tally, new: Tally) -> list[str]:
             else f"{side.value} {new[kind, side]}"
             for side in Side
         )
+        + remark(kind)
         for kind in kinds
     ]
 
@@ -108,7 +126,7 @@ def _order(name: str, one: Body, other: Body) -> list[Finding]:
 
 
 def _errors(name: str, old: CodeUnit, new: CodeUnit, one: Body, other: Body) -> list[Finding]:
-    before, after = _error_values(old, one, other), _error_values(new, other, one)
+    before, after = _error_values(old, new, one, other)
     if before == after:
         return []
     parts = []
@@ -126,14 +144,27 @@ def _errors(name: str, old: CodeUnit, new: CodeUnit, one: Body, other: Body) -> 
     ]
 
 
-def _error_values(code: CodeUnit, body: Body, other: Body) -> frozenset[int]:
-    """Those of a function, and of functions of the unit that only this side of it calls."""
-    found = set(error_values(code, body))
-    for name in set(body.calls) - set(other.calls):
-        callee = code.body(name)
-        if callee is not None:
-            found |= error_values(code, callee)
-    return frozenset(found)
+def _error_values(
+    old: CodeUnit, new: CodeUnit, one: Body, other: Body
+) -> tuple[frozenset[int], frozenset[int]]:
+    """Those of both functions; with callees by the same rule as in pairing.tallies()."""
+    before, after = error_values(one), error_values(other)
+    for extra, known in _callees_errors(old, new, one, other):
+        if not known or len((before | extra) ^ after) < len(before ^ after):
+            before |= extra
+    for extra, known in _callees_errors(new, old, other, one):
+        if not known or len(before ^ (after | extra)) < len(before ^ after):
+            after |= extra
+    return before, after
+
+
+def _callees_errors(
+    code: CodeUnit, other_code: CodeUnit, body: Body, other: Body
+) -> Iterator[tuple[frozenset[int], bool]]:
+    for name in dict.fromkeys(map(fold, body.calls)):
+        callee = code.callee(name) if name not in map(fold, other.calls) else None
+        if callee is not None and callee.name != body.name:
+            yield error_values(callee), name in other_code.folded
 
 
 def _holders(code: CodeUnit) -> dict[str, tuple[str, ...]]:

@@ -1,0 +1,159 @@
+"""What the shipped kernel says of the functions to be patched, before anything is loaded.
+
+That each name stands for one address is proven by run-pre matching (match/); here the address is
+taken as given. Whether code that was not rebuilt holds an inlined copy of the old code cannot be
+read from it: inlined code is mixed with its surroundings. So those who may hold one are named.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from ..compile.reach import HeaderReach
+from ..diff.delta import Finding
+from ..diff.names import source_name
+from ..elf.model import ElfFile
+from .code import CodeUnit
+from .entries import ENDBR, Entries
+from .verdict import Verdict
+
+JUMP = 5  # bytes of a jump to anywhere
+_SITES = frozenset({"__jump_table", ".static_call_sites", ".altinstructions", "__ex_table",
+                    ".parainstructions", "__bug_table", ".smp_locks", ".retpoline_sites",
+                    ".return_sites", ".call_sites"})  # fmt: skip
+# Symbols of the linker script, which share an address with whatever comes first or last.
+_BOUNDARY = re.compile(r"_(?:start|end|begin)$|^_+s?e?text$|^_text$|^__\w+_text_\w+$")
+# SYSCALL_DEFINE0() makes one function of several names, which is meant.
+_SYSCALL = re.compile(r"^__(?:do|se|x64|ia32)_(?:compat_)?sys_")
+_SHOWN = 4
+
+
+@dataclass(frozen=True)
+class Target:
+    """A function to be patched: its name in the object, and name and position in the kernel."""
+
+    built: str
+    name: str
+    sympos: int
+
+
+def check_entries(
+    code: CodeUnit, targets: Sequence[Target], shipped: Entries, owner: str
+) -> Verdict:
+    """Whether livepatch can redirect each function, and which other names it goes by."""
+    refused, warnings = [], []
+    for target in targets:
+        entry = shipped.entry(target.name, target.sympos)
+        if entry is None:
+            continue  # run-pre matching or the resolver has said so
+        if entry.traced is False:
+            refused.append(_not_traceable(code, target, owner))
+        own = _own_names(code.elf, target.built)
+        others = [
+            other
+            for other in entry.names
+            if _SYSCALL.sub("", other) != _SYSCALL.sub("", target.name)
+            and (other in own or not _BOUNDARY.search(other))
+        ]
+        if others:
+            warnings.append(_alias(source_name(target.built), others))
+    return Verdict(tuple(refused), tuple(warnings))
+
+
+def _own_names(orig: ElfFile, name: str) -> frozenset[str]:
+    """All names that the object itself gives to the function."""
+    table = orig.symbols
+    found: set[str] = set()
+    for index in table.by_name.get(name, ()):
+        inside = orig.symbols_in_section.get(int(table.shndx[index]))
+        if inside is not None:
+            same = inside[table.value[inside] == table.value[index]]
+            found.update(table.names[i] for i in same.tolist())
+    return frozenset(found)
+
+
+def _alias(name: str, others: Sequence[str]) -> Finding:
+    shown = ", ".join(f"'{n}'" for n in others[:_SHOWN])
+    return Finding(
+        "alias-patched",
+        name,
+        f"'{name}' is the same code as {shown}: who calls it by another name gets the patched "
+        "code as well; see that the change is meant for all of them",
+    )
+
+
+def _not_traceable(code: CodeUnit, target: Target, owner: str) -> Finding:
+    name = source_name(target.built)
+    room = has_room(code, target.built)
+    return Finding(
+        "not-traceable",
+        name,
+        f"'{name}' is not among the functions of the shipped {owner} that ftrace knows, so "
+        "livepatch cannot redirect it"
+        + (" (there is room for a jump at its entry)" if room else "")
+        + "; patch a function that calls it",
+        engine="atomic" if room else "",
+    )
+
+
+def has_room(code: CodeUnit, name: str) -> bool:
+    """Whether a jump can be written over a function's first instructions.
+
+    Not if the function is shorter, if something jumps into those bytes, or if the kernel itself
+    rewrites or looks up a place among them (static keys and calls, alternatives, fixups).
+    """
+    atom, body = code.functions.get(name), code.body(name)
+    if atom is None or body is None:
+        return False
+    start = len(ENDBR) if code.unit.data(atom).startswith(ENDBR) else 0
+    taken = range(start, start + JUMP)
+    if atom.size < taken.stop:
+        return False
+    inside = {n for n, step in enumerate(body.steps) if start < step.raw.ip < taken.stop}
+    for n, step in enumerate(body.steps):
+        if any(way in inside and way != n + 1 for way in step.leads):
+            return False
+    for entries in code.unit.tables:
+        if entries.section.name in _SITES:
+            for owner, place in zip(entries.owner.tolist(), entries.place.tolist(), strict=True):
+                if owner == atom.index and place in taken:
+                    return False
+    return True
+
+
+def check_copies(reach: HeaderReach, changed_units: int, foreign: Iterable[str]) -> Verdict:
+    """Warns where inlined copies of a changed header's code may remain.
+
+    `changed_units` came out different; `foreign` are modules that the kernel's package does not
+    ship, which may have been compiled with the old header.
+    """
+    if not reach.headers:
+        return Verdict()
+    modules = sorted(foreign)
+    left = []
+    if reach.kept:
+        left.append(f"{_number(len(reach.kept), 'file')} that cannot be patched: "
+                    f"{_few(reach.kept)}")  # fmt: skip
+    if modules:
+        left.append(f"{_number(len(modules), 'module')} of other origin: {_few(modules)}")
+    if not left:
+        return Verdict()
+    headers = _few(reach.headers)
+    message = (
+        f"{headers}: {_number(reach.rebuilt, 'unit')} that include it were rebuilt, and "
+        f"{_number(changed_units, 'unit')} changed; copies of the old code may remain in "
+        f"{' and in '.join(left)}. Inlined copies cannot be found in compiled code: see whether "
+        "these use what the patch changes, and rebuild the modules"
+    )
+    return Verdict(warnings=(Finding("inline-copies", reach.headers[0], message),))
+
+
+def _number(count: int, word: str) -> str:
+    return f"{count} {word}{'' if count == 1 else 's'}"
+
+
+def _few(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more

@@ -1,0 +1,92 @@
+"""Safety checks on the kernel itself: entries, threads, and a build with accepted warnings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from rebootless import pipeline
+from rebootless.base.events import NullMonitor
+from rebootless.bundle import archive
+from rebootless.compile.originals import Variant
+from rebootless.compile.tree import Tree
+from rebootless.compile.unit import build_originals
+from rebootless.elf.reader import read
+from rebootless.pipeline.kernel import ShippedKernel
+from rebootless.provider.base import KernelFiles
+from rebootless.safety.code import CodeUnit
+from rebootless.safety.entries import Entry, ImageEntries, ModuleEntries
+from rebootless.safety.quiescence import forecast
+
+Edits = dict[str, tuple[str, str]]
+READ_START = "\t/* Null read succeeds. */\n"
+
+
+def test_entries_of_the_shipped_kernel(stock_kernel: KernelFiles) -> None:
+    kernel = ShippedKernel(stock_kernel)
+    entries = ImageEntries(kernel.image, kernel.symbols)
+    assert entries.entry("version_proc_show", 0) == Entry(("version_proc_show",), True)
+    untraced = entries.entry("__schedule", 0)
+    assert untraced is not None and untraced.traced is False
+    assert entries.entry("no_such_function", 0) is None
+    several = entries.entry("__x64_sys_getpid", 0)
+    assert several is not None and "__ia32_sys_getpid" in several.names
+    module = ModuleEntries(kernel.module("loop"))
+    assert module.entry("loop_queue_rq", 0) == Entry(("loop_queue_rq",), True)
+    assert module.entry("loop_queue_rq", 2) is None
+
+
+def test_threads_and_sleepers_of_the_kernel_are_known(stock_tree: Tree) -> None:
+    wanted = {
+        "kernel/audit.c": {"kauditd_thread": "always-on-stack"},
+        "mm/oom_kill.c": {"oom_reaper": "always-on-stack"},
+        "fs/pipe.c": {"pipe_read": "may-sleep-long", "pipe_write": "may-sleep-long"},
+        "fs/proc/version.c": {},
+    }
+    objects = build_originals(stock_tree, list(wanted), NullMonitor(), variant=Variant())
+    for source, expected in wanted.items():
+        code = CodeUnit(read(objects[source]))
+        found = {f.symbol: f.code for f in forecast(code, code.functions).warnings}
+        assert found.items() >= expected.items()
+        assert len(found) <= len(code.functions) / 4, "most functions are left in time"
+    assert not found
+
+
+def test_accepted_warnings_are_kept_and_not_repeated(
+    stock_tree: Tree,
+    stock_release: str,
+    edit_patch: Callable[[Path, Edits, Path], Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    check = "\tif (unlikely(total_len > 0x7ffff000))\n\t\treturn -E2BIG;\n"
+    patch = edit_patch(
+        stock_tree.orig, {"fs/pipe.c": (READ_START, check + READ_START)}, tmp_path / "p.patch"
+    )
+    header = (
+        "Rebootless-Accept: may-sleep-long pipe_read\n"
+        "Rebootless-Accept: address-in-data\n"
+        "Rebootless-Accept: lock-count-changed pipe_read\n"
+    )
+    patch.write_text(header + patch.read_text())
+    result = pipeline.build(
+        [patch],
+        kernel=stock_release,
+        name="rl_accept",
+        output=tmp_path / "out.rlp",
+        workdir=tmp_path / "work",
+    )
+    warnings = {
+        (w.code, w.symbol): w.accepted for w in archive.read(tmp_path / "out.rlp").manifest.warnings
+    }
+    assert warnings == {
+        ("may-sleep-long", "pipe_read"): True,
+        ("address-in-data", "pipe_read"): True,
+        ("error-values-changed", "pipe_read"): False,
+        ("accept-unused", "pipe_read"): False,
+    }
+    assert [w.accepted for w in result.warnings] == list(warnings.values())
+    (error,) = (w for w in result.warnings if w.code == "error-values-changed")
+    assert "new is -E2BIG" in error.message

@@ -1,0 +1,132 @@
+"""What the shipped kernel says of the functions to be patched: entries, names, inlined copies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from rebootless.compile.reach import HeaderReach, read, write
+from rebootless.diff import Delta
+from rebootless.elf.reader import read as read_elf
+from rebootless.safety import Verdict
+from rebootless.safety.code import CodeUnit
+from rebootless.safety.entries import Entry
+from rebootless.safety.preflight import Target, check_copies, check_entries, has_room
+
+Unit = Callable[..., CodeUnit]
+PLAIN = "int f(int x) { return helper(x) + 1; }\n"
+KEY = """
+asm(".pushsection __jump_table,\\"aw\\"\\n .balign 8\\n .long f+{0} - .\\n .long f+{1} - .\\n"
+    ".quad key - .\\n .popsection");
+"""
+
+
+@dataclass(frozen=True)
+class Known:
+    """A shipped file that says the same of every function."""
+
+    traced: bool | None = True
+    names: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def entry(self, name: str, sympos: int) -> Entry | None:
+        return Entry((name, *self.names.get(name, ())), self.traced) if sympos < 3 else None
+
+
+@pytest.fixture
+def unit(compile_c: Callable[..., Path]) -> Unit:
+    def make(source: str, *options: str) -> CodeUnit:
+        return CodeUnit(read_elf(compile_c(source, "orig", *options)))
+
+    return make
+
+
+def judge(code: CodeUnit, shipped: Known, name: str = "f") -> Verdict:
+    return check_entries(code, [Target(name, name, 0)], shipped, "vmlinux")
+
+
+def test_a_function_that_ftrace_does_not_know_is_refused(unit: Unit) -> None:
+    code = unit(PLAIN)
+    (refused,) = judge(code, Known(traced=False)).refused
+    assert (refused.code, refused.symbol, refused.engine) == ("not-traceable", "f", "atomic")
+    assert "room for a jump" in refused.message
+    for known in (True, None):
+        assert judge(code, Known(traced=known)) == Verdict()
+    assert check_entries(code, [Target("f", "f", 3)], Known(traced=False), "x") == Verdict()
+
+
+def test_room_for_a_jump(unit: Unit) -> None:
+    assert has_room(unit(PLAIN), "f")
+    assert has_room(unit(PLAIN, "-fcf-protection=branch"), "f")
+    tiny = "notrace void f(void) { }"
+    assert not has_room(unit(tiny), "f")
+    (refused,) = judge(unit(tiny), Known(traced=False)).refused
+    assert refused.engine == "" and "room" not in refused.message
+    loop = 'void notrace f(void) { asm volatile("1: dec %eax; nop; jnz 1b; nop; nop"); }'
+    assert has_room(unit(loop), "f"), "a jump to the first byte finds the new jump"
+    inner = 'void notrace f(void) { asm volatile("nop; 1: dec %eax; jnz 1b; nop; nop"); }'
+    assert not has_room(unit(inner), "f")
+
+
+def test_no_room_where_the_kernel_patches_itself(unit: Unit) -> None:
+    text = 'extern char key; void notrace f(void) { asm volatile(".rept 16; nop; .endr"); }'
+    assert has_room(unit(text), "f")
+    assert not has_room(unit(text + KEY.replace("{0}", "2").replace("{1}", "9")), "f")
+    assert has_room(unit(text + KEY.replace("{0}", "9").replace("{1}", "12")), "f")
+
+
+def test_other_names_of_the_code_are_told(unit: Unit) -> None:
+    alias = PLAIN + 'int other_name(int) __attribute__((alias("f")));\n'
+    (warning,) = judge(unit(alias), Known(names={"f": ("other_name",)})).warnings
+    assert warning.code == "alias-patched" and "'other_name'" in warning.message
+    assert judge(unit(PLAIN), Known(names={"f": ("__sched_text_start",)})) == Verdict()
+    call = "int __x64_sys_f(int x) { return helper(x); }"
+    several = {"__x64_sys_f": ("__do_sys_f", "__ia32_sys_f")}
+    assert judge(unit(call), Known(names=several), "__x64_sys_f") == Verdict()
+    own = 'int f_end(int) __attribute__((alias("f")));\n'
+    assert judge(unit(PLAIN + own), Known(names={"f": ("f_end",)})).warnings
+
+
+def test_functions_that_the_compiler_merged_are_told(unit: Unit) -> None:
+    """One entry for two functions: when one is redirected, so is the other."""
+    text = "".join(
+        f"static noinline void {n}(int *p) {{ p[helper(3)] = p[1] * 7 + helper(2); }}\n"
+        for n in ("f", "g")
+    )
+    code = unit(text + "void h(int *p) { f(p); sink(p); g(p); }\n")
+    symbols = code.elf.symbols
+    merged = {n for n in ("f", "g") if n in symbols.by_name}
+    assert merged == {"f", "g"}
+    (warning,) = judge(code, Known(names={"f": ("g",)})).warnings
+    assert warning.code == "alias-patched"
+
+
+def test_where_a_changed_inline_function_is_inlined_is_patched(
+    pair: Callable[[str, str], Delta],
+) -> None:
+    text = """static inline __attribute__((always_inline)) int check(int x) { return x < %d; }
+    int one(int x) { return check(x) ? helper(x) : 0; }
+    int two(int x) { return helper(check(x)); }
+    int three(int x) { return helper(x); }"""
+    delta = pair(text % 10, text % 20)
+    assert {f.name for f in delta.changed} == {"one", "two"}
+
+
+REACH = HeaderReach(("include/linux/thing.h",), 7, ("arch/x86/entry/entry.S", "lib/a.c"))
+
+
+def test_those_who_may_hold_inlined_copies_are_told() -> None:
+    (warning,) = check_copies(REACH, 3, ["zfs", "nvidia"]).warnings
+    assert (warning.code, warning.symbol) == ("inline-copies", "include/linux/thing.h")
+    for part in ("7 units", "3 units changed", "2 files", "entry.S", "2 modules", "nvidia, zfs"):
+        assert part in warning.message
+    assert check_copies(HeaderReach(), 3, ["zfs"]) == Verdict(), "no header is touched"
+    assert check_copies(HeaderReach(("a.h",), 2), 1, []) == Verdict(), "all was rebuilt"
+
+
+def test_the_reach_of_headers_is_kept_with_the_stage(tmp_path: Path) -> None:
+    assert read(tmp_path) == HeaderReach()
+    write(tmp_path, REACH)
+    assert read(tmp_path) == REACH
