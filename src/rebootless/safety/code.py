@@ -6,9 +6,11 @@ positions count on from part to part.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 from iced_x86 import Decoder, FlowControl, Instruction, Mnemonic, OpKind, Register_, RegisterExt
 
 from ..diff.atoms import NO_ATOM, Atom, Kind, Refs, Unit
@@ -101,6 +103,21 @@ class CodeUnit:
         """The function of that name without numbers, or None if it is not of this unit."""
         atom = self.folded.get(folded)
         return None if atom is None else self.body(self._name(atom, (*atom.symbols, NO_ATOM)[0]))
+
+    def users_of(self, names: Iterable[str]) -> tuple[str, ...]:
+        """The functions that refer to one of the symbols `names`, without decoding any."""
+        by_name = self.elf.symbols.by_name
+        wanted = [symbol for name in names for symbol in by_name.get(name, ())]
+        if not wanted:
+            return ()
+        own = [a.index for a in self.unit.atoms if not set(a.symbols).isdisjoint(wanted)]
+        found = []
+        for name, atom in self.functions.items():
+            refs = self.unit.refs_of(atom)
+            external = np.isin(refs.symbol, wanted) & (refs.atom == NO_ATOM)
+            if external.any() or np.isin(refs.atom, own).any():
+                found.append(name)
+        return tuple(found)
 
     @cached_property
     def _cold(self) -> dict[str, Atom]:

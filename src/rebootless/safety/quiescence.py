@@ -139,11 +139,9 @@ def _threads(code: CodeUnit) -> dict[str, str]:
     """The functions of the unit that become threads -> the function that starts them."""
     found: dict[str, str] = {}
     names = code.functions
-    for name in names:
+    for name in code.users_of(_THREAD_MAKERS):
         body = code.body(name)
-        if body is None or not set(_THREAD_MAKERS).intersection(body.calls):
-            continue
-        for step in body.steps:
+        for step in body.steps if body else ():
             target = step.target
             if target and not step.calls and target.name in names and target.offset == 0:
                 found.setdefault(target.name, source_name(name))
