@@ -26,11 +26,11 @@ from rebootless.base.errors import (
 from rebootless.base.events import Event, Note, NullMonitor, Warned
 from rebootless.base.fs import cache_root
 from rebootless.base.workdir import Workdir
-from rebootless.compile import twin
+from rebootless.compile import reach, twin
 from rebootless.compile.kbuild import Fate, Kbuild
 from rebootless.compile.originals import Variant
 from rebootless.compile.tree import MARKER, Tree
-from rebootless.compile.unit import UnitPair, build_originals, build_pairs
+from rebootless.compile.unit import PATCHED_STAGE, UnitPair, build_originals, build_pairs
 from rebootless.patch.source import SourcePatch, combine, parse
 
 UNIT = "fs/ext4/mballoc.c"
@@ -166,6 +166,9 @@ def test_a_header_reaches_the_units_that_read_it(tree: Tree, tmp_path: Path) -> 
     assert any(f"included by {len(sources)} compiled units" in text for text in texts)
     changed = {p.source for p in pairs if p.orig.read_bytes() != p.patched.read_bytes()}
     assert "fs/ext4/acl.c" in changed and changed < sources
+    reached = reach.read(tmp_path / PATCHED_STAGE)
+    assert reached.headers == (header,) and reached.rebuilt == len(sources)
+    assert reached.kept == ()
     assert restored(tree, header, "fs/ext4/acl.c")
 
 

@@ -271,7 +271,20 @@ def test_sleeper_is_named_and_the_patch_taken_back(
             )
         },
     )
-    machine = guest(bundle)
+    thread = build(
+        "rl_thread",
+        {
+            "mm/oom_kill.c": (
+                "\tset_freezable();\n\n\twhile (true) {\n",
+                '\tset_freezable();\n\tpr_info_once("rl_thread\\n");\n\n\twhile (true) {\n',
+            )
+        },
+    )
+    assert ("may-sleep-long", "pipe_read") in forecast(bundle)
+    assert ("always-on-stack", "oom_reaper") in forecast(thread)
+    machine = guest(bundle, thread)
+    with pytest.raises(StalledError, match="oom_reaper"):  # and signals do not help
+        pipeline.apply(thread, wait=4, signal_after=1, machine=machine)
     machine.guest.check("mkfifo /tmp/fifo")
     machine.guest.background("exec cat /tmp/fifo")
     machine.guest.background("exec sleep 600 >/tmp/fifo")  # a writer, so that cat waits in read
@@ -286,6 +299,11 @@ def test_sleeper_is_named_and_the_patch_taken_back(
     (patch,) = facts["patches"]
     assert patch["state"] == "applying"
     assert ("cat", "pipe_read") in {(b["comm"], b["where"]) for b in patch["blockers"]}
+
+
+def forecast(bundle: Path) -> set[tuple[str, str]]:
+    """What the build warned of, by code and symbol."""
+    return {(w.code, w.symbol) for w in archive.read(bundle).manifest.warnings}
 
 
 def apply(machine: GuestMachine, bundle: Path, policy: Policy) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import lzma
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -156,6 +157,16 @@ def test_compressed_module(module_file: Path, tmp_path: Path, suffix: str, metho
     path.write_bytes(method(module_file.read_bytes()))
     assert modules.load_module(path).name == "my_test"
     assert modules.module_name(path) == "my_test"
+
+
+def test_modules_of_other_origin(module_file: Path, tmp_path: Path) -> None:
+    root = tmp_path / "other"
+    for place in ("kernel/net", "updates/dkms", "extra"):
+        (root / place).mkdir(parents=True)
+        shutil.copy(module_file, root / place / f"{place[0]}.ko")
+    found = {str(path.relative_to(root)) for path in modules.foreign_modules(root)}
+    assert found == {"updates/dkms/u.ko", "extra/e.ko"}
+    assert not list(modules.foreign_modules(root / "none"))
 
 
 def test_find_module(module_file: Path, tmp_path: Path) -> None:

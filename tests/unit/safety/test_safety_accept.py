@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
+
+from rebootless.base.errors import RefusedError
+from rebootless.base.events import Event, Warned
 from rebootless.diff.delta import Finding
-from rebootless.patch.source import Acceptance
+from rebootless.patch.source import Acceptance, combine, parse
+from rebootless.pipeline import telling
+from rebootless.pipeline.job import Job
 from rebootless.safety.accept import judged, split, unused
 
 COUNT = Finding("lock-count-changed", "f", "look at f")
@@ -32,3 +38,46 @@ def test_an_acceptance_of_nothing_is_told() -> None:
     found = unused([Acceptance("lock-count-changed", ("f", "h")), Acceptance("no-such")], warnings)
     assert [(f.code, f.symbol) for f in found] == [("accept-unused", "h"), ("accept-unused", "")]
     assert "'lock-count-changed h'" in found[0].message and "'no-such'" in found[1].message
+
+
+DIFF = b"--- a/x.c\n+++ b/x.c\n@@ -1 +1 @@\n-a\n+b\n"
+
+
+class Told:
+    """Keeps what is told."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+
+    def emit(self, event: Event) -> None:
+        self.events.append(event)
+
+
+def job_of(header: bytes, told: Told) -> Job:
+    """As much of a build as telling needs: the patch's header and where warnings go."""
+    patch = combine([parse(header + DIFF, "p.patch")])
+    return Job("p", "1", patch, None, False, (), None, told)  # type: ignore[arg-type]
+
+
+def test_a_refusal_says_how_it_can_be_accepted() -> None:
+    with pytest.raises(RefusedError) as info:
+        telling.refuse(job_of(b"", Told()), [GONE, DATA])
+    assert info.value.refusals == (GONE, DATA)
+    assert "Rebootless-Accept: static-local-removed state" in (info.value.hint or "")
+
+
+def test_accepted_findings_are_kept_but_not_repeated() -> None:
+    told = Told()
+    header = b"Rebootless-Accept: static-local-removed\nRebootless-Accept: lock-count-changed g\n"
+    job = job_of(header, told)
+    telling.refuse(job, [GONE])
+    telling.warn(job, [COUNT, COUNT])
+    telling.warn_of_unused(job)
+    assert [(w.code, w.accepted) for w in job.warnings] == [
+        ("static-local-removed", True),
+        ("lock-count-changed", False),
+        ("accept-unused", False),
+    ]
+    assert [e.text for e in told.events if isinstance(e, Warned)] == [
+        f"[{w.code}] {w.message}" for w in job.warnings[1:]
+    ]
