@@ -73,15 +73,15 @@ def run(
     set, ResourceError when it takes longer than `timeout`. The whole process group dies with it,
     so that Ctrl-C or a time-out leaves no compiler behind.
     """
+    data = input.encode() if input is not None else None
     process = spawn(
         argv,
         cwd=cwd,
         env=env,
-        stdin=subprocess.PIPE if input is not None else subprocess.DEVNULL,
+        stdin=subprocess.PIPE if data is not None else subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
-    data = input.encode() if input is not None else None
     try:
         out, err = process.communicate(data, timeout=timeout)
     except subprocess.TimeoutExpired as exc:
@@ -109,8 +109,9 @@ def spawn(
     if cwd is not None and not cwd.is_dir():
         raise NotFoundError(f"cannot start {argv[0]} in {cwd}: no such directory")
     full_env = {**os.environ, "LC_ALL": "C", **(env or {})}
-    for process in [p for p in _started.copy() if p.returncode is not None]:
-        _started.discard(process)
+    for ended in [p for p in _started.copy() if p.returncode is not None]:
+        _started.discard(ended)
+    process: subprocess.Popen[bytes] | None = None
     try:
         with _signals_held_back():
             process = subprocess.Popen(
@@ -130,6 +131,10 @@ def spawn(
         ) from exc
     except OSError as exc:
         raise ResourceError(f"cannot start {command_line(argv, cwd)}: {exc.strerror}") from exc
+    except BaseException:  # a signal that came meanwhile: nobody else knows of the program yet
+        if process is not None:
+            kill_group(process)
+        raise
 
 
 @contextlib.contextmanager
