@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from ..base.errors import PatchInputError
 from ..base.fs import read_bytes
-from .source import CVE, SourcePatch
+from .source import CVE, SourcePatch, acceptances
 
 SUFFIX = ".c"
 WRITE_ONE = "`rebootless new NAME --function FUNCTION` writes one to start from"
@@ -96,9 +96,14 @@ def _is_inside(path: str) -> bool:
 
 
 def as_patch(sources: Sequence[CSource]) -> SourcePatch:
-    """What a build wants to know of its input: name, text, title, CVE ids."""
+    """What a build wants to know of its input: name, text, title, CVE ids, what it accepts."""
     text = b"".join(source.text for source in sources)
     ids = CVE.findall(text.decode(errors="surrogateescape"))
+    accepts = [
+        accept
+        for source in sources
+        for accept in acceptances(source.text.decode(errors="surrogateescape"), source.name)
+    ]
     return SourcePatch(
         name=sources[0].name.removesuffix(SUFFIX),
         text=text,
@@ -106,4 +111,5 @@ def as_patch(sources: Sequence[CSource]) -> SourcePatch:
         parts=(),
         title="",
         cves=tuple(dict.fromkeys(ids)),
+        accepts=tuple(dict.fromkeys(accepts)),
     )

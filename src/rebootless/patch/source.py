@@ -25,7 +25,9 @@ CVE = re.compile(r"\bCVE-\d{4}-\d{4,}\b")
 SUBJECT = re.compile(r"^Subject:[ \t]*(.*(?:\n[ \t].*)*)", re.MULTILINE)
 DESCRIPTION = re.compile(r"^Description:[ \t]*(.*)", re.MULTILINE)  # of Debian's DEP-3
 SUBJECT_TAGS = re.compile(r"^(\s*\[[^\]]*\])+\s*")
-ACCEPT = re.compile(r"^Rebootless-Accept:(.*)$", re.MULTILINE | re.IGNORECASE)
+ACCEPT = re.compile(
+    r"^[ \t/*]*(Rebootless-Accept:(.*?))[ \t]*(?:\*/)?\s*$", re.MULTILINE | re.IGNORECASE
+)
 CODE = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
 DIFF_START = re.compile(r"^(diff --git |diff -|Index: |--- )", re.MULTILINE)
 SPECIAL_MODE = re.compile(r"^(?:new|deleted)?(?: file)? ?mode 1[26]0000$", re.MULTILINE)
@@ -153,7 +155,7 @@ def parse(text: bytes, name: str) -> PatchPart:
     start = DIFF_START.search(decoded)
     header = decoded[: start.start()] if start else ""
     title, cves = _header(header)
-    return PatchPart(name, text, files, title, cves, _acceptances(header, name))
+    return PatchPart(name, text, files, title, cves, acceptances(header, name))
 
 
 def _header(header: str) -> tuple[str, tuple[str, ...]]:
@@ -163,14 +165,17 @@ def _header(header: str) -> tuple[str, tuple[str, ...]]:
     return title, tuple(dict.fromkeys(CVE.findall(header)))
 
 
-def _acceptances(header: str, name: str) -> tuple[Acceptance, ...]:
-    """The findings that the header accepts: `Rebootless-Accept: CODE [SYMBOL[, SYMBOL...]]`."""
+def acceptances(header: str, name: str) -> tuple[Acceptance, ...]:
+    """The findings that a text accepts: `Rebootless-Accept: CODE [SYMBOL[, SYMBOL...]]`.
+
+    The lines may be those of a C comment. Raises PatchInputError for one without a code.
+    """
     found = []
     for match in ACCEPT.finditer(header):
-        code, *symbols = match[1].replace(",", " ").split() or [""]
+        code, *symbols = match[2].replace(",", " ").split() or [""]
         if CODE.fullmatch(code) is None:
             raise PatchInputError(
-                f"{name}: '{match[0].strip()}' names no code of a finding",
+                f"{name}: '{match[1].strip()}' names no code of a finding",
                 hint="write `Rebootless-Accept: CODE` or `Rebootless-Accept: CODE SYMBOL, SYMBOL`",
             )
         found.append(Acceptance(code, tuple(symbols)))

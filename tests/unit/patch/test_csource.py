@@ -8,6 +8,7 @@ import pytest
 
 from rebootless.base.errors import PatchInputError
 from rebootless.patch import csource
+from rebootless.patch.source import Acceptance
 
 GOOD = b"""/* REBOOTLESS_PATCH(vmlinux, in_a, comment) fixes CVE-2030-1234 */
 REBOOTLESS_UNIT("fs/proc/version.c");
@@ -54,3 +55,14 @@ def test_c_files_and_patches_do_not_mix(tmp_path: Path) -> None:
         (tmp_path / folder / "fix.c").write_bytes(GOOD)
     with pytest.raises(PatchInputError, match=r"two of the files are called fix\.c"):
         csource.load([tmp_path / "one/fix.c", tmp_path / "two/fix.c"])
+
+
+def test_a_comment_accepts_findings() -> None:
+    lines = b"/*\n * Rebootless-Accept: may-sleep-long f, g\n */\n// Rebootless-Accept: a-b\n"
+    more = b"/* Rebootless-Accept: c-d h */\n"
+    patch = csource.as_patch([csource.parse(lines + more + GOOD, "fix.c")])
+    assert patch.accepts == (
+        Acceptance("may-sleep-long", ("f", "g")),
+        Acceptance("a-b"),
+        Acceptance("c-d", ("h",)),
+    )
