@@ -34,11 +34,18 @@ _VARIABLES = frozenset({int(SymbolType.OBJECT), int(SymbolType.NOTYPE), int(Symb
 
 
 def normalize(elf: ElfFile) -> Unit:
-    """Cuts a relocatable object into atoms and rewrites its relocations onto them.
+    """Cuts a relocatable object into atoms and rewrites its relocations onto them, once.
 
     Raises ElfError when the entries of a special section cannot be told apart, and for sizes,
     symbols and addends that no object has.
     """
+    known = elf.derived.get("normalized")
+    if not isinstance(known, Unit):
+        known = elf.derived["normalized"] = _normalize(elf)
+    return known
+
+
+def _normalize(elf: ElfFile) -> Unit:
     relevant = [s for s in elf.sections if _is_relevant(s)]
     _check(elf, relevant)
     builder = _Builder(elf)

@@ -11,6 +11,7 @@ import bisect
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -204,6 +205,11 @@ class ElfFile:
         for section in self.sections:
             found.setdefault(section.name, section)
         return found
+
+    @cached_property
+    def derived(self) -> dict[str, Any]:
+        """What others have computed of this file and want to keep, each under a name of its own."""
+        return {}
 
     def sections_named(self, name: str) -> tuple[Section, ...]:
         """All sections of that name, in file order."""
