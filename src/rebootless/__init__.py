@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .base.errors import RebootlessError
     from .pipeline import (
         BuildResult,
+        ExternalModule,
         apply,
         boot,
         build,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BuildResult",
+    "ExternalModule",
     "RebootlessError",
     "apply",
     "boot",

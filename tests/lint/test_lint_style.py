@@ -21,6 +21,7 @@ MAX_FILE = 400  # lines
 MAX_FUNCTION = 60
 PUBLIC = [
     "BuildResult",
+    "ExternalModule",
     "RebootlessError",
     "apply",
     "boot",

@@ -275,14 +275,15 @@ def keep(
     """Copies the objects of both trees into their stages."""
     with workdir.running(ORIG_STAGE, key) as folder:
         for unit in units:
-            _copy(stored(tree, variant, unit.source), folder / object_path(unit.source))
+            copy_object(stored(tree, variant, unit.source), folder / object_path(unit.source))
     with workdir.running(PATCHED_STAGE, key) as folder:
         for unit in units:
             name = object_path(unit.source)
-            _copy(tree.patched / name, folder / name)
+            copy_object(tree.patched / name, folder / name)
 
 
-def _copy(made: Path, kept: Path) -> None:
+def copy_object(made: Path, kept: Path) -> None:
+    """Copies a compiled object into a stage. Raises ResourceError."""
     try:
         kept.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(made, kept)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -74,6 +75,18 @@ class ModuleImage:
                 "no single position names it both while the module loads and afterwards"
             )
         return position
+
+    def directories(self, sources: Iterable[str]) -> Iterator[str]:
+        """Where the module was built, as far as it says: what stands before `sources` in strings.
+
+        An out-of-tree module carries the whole paths of its files (`__FILE__`).
+        """
+        names = b"|".join(re.escape(name.encode()) for name in sources)
+        pattern = re.compile(rb"([^\0]{0,4096}?)/(?:" + names + rb")\0")
+        for section in self.elf.sections:
+            if section.is_alloc and not section.is_exec:
+                for match in pattern.finditer(bytes(section.data)):
+                    yield match.group(1).decode(errors="replace")
 
     def _lasts(self, index: int) -> bool:
         shndx = int(self.elf.symbols.shndx[index])

@@ -97,7 +97,7 @@ REFUSED_SUFFIXES = {
 
 
 def classify(path: str) -> Classified:
-    """What the file at `path` (relative to the source's root) is to a live patch for x86-64.
+    """What the file at `path` (relative to the kernel's source) is to a live patch for x86-64.
 
     Pure: looks at the name only. Whether the configuration builds a unit, and whether it goes
     into a lib.a, only kbuild knows (compile/kbuild.py).
@@ -111,6 +111,11 @@ def classify(path: str) -> Classified:
     parts = path.split("/")
     if len(parts) > 2 and parts[0] == "arch" and parts[1] != ARCH:
         return Classified(path, Kind.IGNORED, f"code of another architecture ({parts[1]})")
+    return classify_name(path)
+
+
+def classify_name(path: str) -> Classified:
+    """The same by the file's own name, whatever directory it is in: for a module's own source."""
     name = PurePosixPath(path)
     if name.name in IGNORED_NAMES or name.suffix in IGNORED_SUFFIXES:
         return Classified(path, Kind.IGNORED, "not part of the running kernel")

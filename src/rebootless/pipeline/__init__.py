@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .building import build
     from .demonstrating import demo
     from .explaining import explain
+    from .external import ExternalModule
     from .kernel import fetch, kernels
     from .objects import diff_objects, inspect, match_object
     from .running import apply, boot, doctor, install, list_patches, status, undo, uninstall
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BuildResult",
+    "ExternalModule",
     "apply",
     "boot",
     "build",
@@ -49,6 +51,7 @@ _HOMES = {
     "building": ("build",),
     "demonstrating": ("demo",),
     "explaining": ("explain",),
+    "external": ("ExternalModule",),
     "kernel": ("fetch", "kernels"),
     "objects": ("diff_objects", "inspect", "match_object"),
     "testing": ("test",),

@@ -36,6 +36,7 @@ from ..provider.local import LocalProvider
 from ..provider.toolchain import find_compiler
 from . import checking, telling
 from .artifact import BuildResult, write_bundle
+from .external import ExternalModule, compile_external
 from .job import Job, Unit
 from .kernel import ShippedKernel, find
 
@@ -53,6 +54,7 @@ def build(
     workdir: Path | None = None,
     max_units: int = 60,
     suites: Sequence[str] = (),
+    external: ExternalModule | None = None,
     monitor: Monitor | None = None,
 ) -> BuildResult:
     """Builds one live patch from patch files (several are applied in order), or from C files.
@@ -60,13 +62,19 @@ def build(
     The kernel is `local`, or the release `kernel`, or the running one. With `replace` the patch
     takes the place of all that were applied before it. `name` is the module's, by default
     rebootless_ and the name of the first file. Writes the bundle to `output` (default: NAME.rlp
-    here, without that rebootless_) and a report beside it; both are whole or absent.
+    here, without that rebootless_) and a report beside it; both are whole or absent. With
+    `external` the patch is one of an out-of-tree module's own source.
 
     Raises PatchInputError, CompileError, MismatchError (the build is not what the kernel ships),
     RefusedError (with all refusals), NoChangeError, NotFoundError, ResourceError.
     """
     recorder = RecordingMonitor(monitor or NullMonitor())
     written = csource.load(patches) if csource.is_c(patches) else ()
+    if written and external is not None:
+        raise PatchInputError(
+            "a C file cannot be built for an out-of-tree module",
+            hint="give a unified diff of the module's source",
+        )
     patch = csource.as_patch(written) if written else load_patches(patches)
     chosen = naming.check_name(name or naming.default_name(patch.name))
     files = find(kernel, local=local, suites=suites, monitor=recorder)
@@ -90,6 +98,8 @@ def build(
     with job.work.locked():
         if written:
             pairs = build_in_place(tree, written, job.work, recorder)
+        elif external is not None:
+            job, pairs = compile_external(job, tree, external, max_units=max_units)
         else:
             pairs = build_pairs(tree, patch, job.work, recorder, max_units=max_units)
         units = _differing(job, pairs)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 
 from ..base.errors import NotFoundError
 from ..base.events import Monitor, NullMonitor
@@ -29,9 +30,14 @@ from ..provider.local import LocalProvider
 
 @dataclass(frozen=True)
 class ShippedKernel:
-    """One kernel as it is shipped: image, symbols, exports and modules, each read when needed."""
+    """One kernel as it is shipped: image, symbols, exports and modules, each read when needed.
+
+    `modules` are out-of-tree ones by name; `more_symvers` are the exports of such.
+    """
 
     files: KernelFiles
+    modules: Mapping[str, ModuleImage] = field(default_factory=dict, repr=False)
+    more_symvers: tuple[Path, ...] = ()
     _modules: dict[str, ModuleImage] = field(default_factory=dict, repr=False)
 
     @cached_property
@@ -58,10 +64,13 @@ class ShippedKernel:
     @cached_property
     def exports(self) -> Exports:
         """What kernel and modules export."""
-        return parse_symvers(read_text(self.files.symvers))
+        tables = (self.files.symvers, *self.more_symvers)
+        return parse_symvers("\n".join(read_text(path) for path in tables))
 
     def module(self, name: str) -> ModuleImage:
         """A shipped module by name. Raises NotFoundError when the kernel has none of it."""
+        if name in self.modules:
+            return self.modules[name]
         if name not in self._modules:
             folder = self.files.modules
             path = find_module(folder, name) if folder else None

@@ -39,6 +39,12 @@ def check_cves(
 @click.option("--max-units", type=click.IntRange(min=1), default=60, show_default=True,
               help="Refuse patches that touch more units.")  # fmt: skip
 @click.option("--suite", "suites", multiple=True, help="Also look in this suite of the archive.")
+@click.option("--module-source", type=DIRECTORY, metavar="DIR",
+              help="The patch is for an out-of-tree module: its source.")  # fmt: skip
+@click.option("--module", "installed", multiple=True, metavar="NAME|FILE.ko",
+              help="Its installed file; default: in lib/modules/RELEASE.")  # fmt: skip
+@click.option("--module-symvers", type=FILE, multiple=True, metavar="FILE",
+              help="Module.symvers of out-of-tree modules that it needs.")  # fmt: skip
 def command(
     out: Output,
     patches: Sequence[Path],
@@ -52,6 +58,9 @@ def command(
     workdir: Path | None,
     max_units: int,
     suites: Sequence[str],
+    module_source: Path | None,
+    installed: Sequence[str],
+    module_symvers: Sequence[Path],
 ) -> None:
     """Build a live patch from source PATCHES (unified diffs, in order), and prove that it fits.
 
@@ -60,6 +69,11 @@ def command(
     """
     from ... import pipeline
 
+    if module_source is None and (installed or module_symvers):
+        raise click.UsageError("--module and --module-symvers need --module-source")
+    external = None
+    if module_source is not None:
+        external = pipeline.ExternalModule(module_source, tuple(installed), tuple(module_symvers))
     result = pipeline.build(
         patches,
         kernel=kernel,
@@ -72,6 +86,7 @@ def command(
         workdir=workdir,
         max_units=max_units,
         suites=suites,
+        external=external,
         monitor=out.monitor,
     )
     out.show(result, render)
