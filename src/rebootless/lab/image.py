@@ -32,12 +32,14 @@ class GuestImage:
 
     `modules_dir` is the kernel's lib/modules/RELEASE (None: no modules); `load` are loaded at
     boot and `carry` only put in, under `module_path(name)`, with all that they depend on.
+    `more_modules` are files of out-of-tree modules.
     `files` maps a guest path to (content, mode).
     """
 
     modules_dir: Path | None = None
     load: tuple[str, ...] = ()
     carry: tuple[str, ...] = ()
+    more_modules: tuple[Path, ...] = ()
     files: Mapping[str, tuple[bytes, int]] = field(default_factory=dict)
     busybox: Path = BUSYBOX
 
@@ -88,24 +90,28 @@ def _add_modules(archive: CpioWriter, image: GuestImage) -> tuple[str, ...]:
         raise NotFoundError(
             f"the kernel modules {', '.join(wanted)} are needed, and no module directory is given"
         )
-    store = ModuleStore(image.modules_dir)
+    store = ModuleStore(image.modules_dir, image.more_modules)
     for name in store.closure(wanted):
         archive.file(module_path(name), store.content(name))
     return tuple(module_path(name) for name in store.closure(image.load))
 
 
 class ModuleStore:
-    """The modules of one kernel: finds them by name and orders them by dependency."""
+    """The modules of one kernel: finds them by name and orders them by dependency.
 
-    def __init__(self, root: Path) -> None:
+    Those of `more` go before what `root` has.
+    """
+
+    def __init__(self, root: Path, more: Sequence[Path] = ()) -> None:
         self.root = root
+        self.more = tuple(more)
         self._contents: dict[str, bytes] = {}
 
     @cached_property
     def paths(self) -> dict[str, Path]:
         """Every module file by name (with underscores)."""
         found: dict[str, Path] = {}
-        for path in sorted(self.root.rglob("*.ko*")):
+        for path in (*sorted(self.root.rglob("*.ko*")), *self.more):
             stem, dot, suffix = path.name.partition(".")
             if dot + suffix in SUFFIXES:
                 found[stem.replace("-", "_")] = path

@@ -35,7 +35,8 @@ class Scenario:
     """The pieces of a test.
 
     `patches` are live patch modules in the order to apply; `load_before` and `load_late` are
-    kernel modules to load before the first is applied and after the last is. A check has to fail
+    kernel modules to load before the first is applied and after the last is; `more_modules` are
+    files of such that `modules_dir` does not have. A check has to fail
     before and after unless told otherwise (`fails_before`, `fails_after`); with `load_late` it is
     not run before, since what it checks is not there. `allowed` are regular expressions for lines
     of the kernel log that are no failure. Times are in seconds.
@@ -44,6 +45,7 @@ class Scenario:
     kernel: Path
     patches: tuple[bytes, ...]
     modules_dir: Path | None = None
+    more_modules: tuple[Path, ...] = ()
     check: str = ""
     fails_before: bool = True
     fails_after: bool = True
@@ -176,7 +178,8 @@ class _Test:
 
     def insert(self, names: tuple[str, ...]) -> str:
         assert self.scenario.modules_dir is not None  # the image could not have been made
-        closure = ModuleStore(self.scenario.modules_dir).closure(names)
+        store = ModuleStore(self.scenario.modules_dir, self.scenario.more_modules)
+        closure = store.closure(names)
         order = [name for name in closure if name not in self.inserted]
         self.inserted += order
         script = "\n".join(f"insmod {module_path(name)} || exit" for name in order)
@@ -360,4 +363,9 @@ def _image(plan: Scenario, names: list[str]) -> GuestImage:
     files[CHECK] = (plan.check.encode(), 0o755)
     for name, blob in zip(names, plan.patches, strict=True):
         files[_patch_path(name)] = (blob, 0o644)
-    return GuestImage(plan.modules_dir, carry=(*plan.load_before, *plan.load_late), files=files)
+    return GuestImage(
+        plan.modules_dir,
+        carry=(*plan.load_before, *plan.load_late),
+        more_modules=plan.more_modules,
+        files=files,
+    )

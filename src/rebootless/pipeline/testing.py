@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ..base.errors import WrongKernelError
+from ..base.errors import NotFoundError, WrongKernelError
 from ..base.events import Monitor, NullMonitor
 from ..base.fs import read_text
 from ..bundle import archive
+from ..bundle.manifest import Manifest
 from ..kernel.image import load as load_image
+from ..kernel.modules import find_module, load_module, module_name
 from ..lab.report import TestReport
 from ..lab.scenario import Scenario, run
 from ..module.resolve import VMLINUX
 from ..provider.base import KernelFiles
 from ..provider.local import LocalProvider
+from .external import INSTALLED
 from .kernel import find
 from .running import wanted_of
 
@@ -25,6 +28,7 @@ def test(
     check: Path | None = None,
     expect_before: str = "fail",
     workload: bool = True,
+    modules: Sequence[Path] = (),
     local: LocalProvider | None = None,
     monitor: Monitor | None = None,
 ) -> TestReport:
@@ -33,7 +37,8 @@ def test(
     `check` is a shell script that must fail before (unless `expect_before` is "pass"), pass while
     the patch is applied, and after the undo do as before. The report becomes the bundle's
     test.log; the guest's console is kept beside the bundle. A failed test is a report with the
-    verdict 'failed', not an exception. Raises BundleError, NotFoundError, WrongKernelError.
+    verdict 'failed', not an exception. `modules` are files of out-of-tree modules that it patches
+    (default: those in lib/modules/RELEASE). Raises BundleError, NotFoundError, WrongKernelError.
     """
     monitor = monitor or NullMonitor()
     content = archive.read(bundle)
@@ -44,6 +49,7 @@ def test(
         check=read_text(check) if check else "",
         fails_without=expect_before == "fail",
         workload=workload,
+        more_modules=_external_modules(content.manifest, files, modules),
     )
     return run_and_record(scenario, bundle, content, monitor)
 
@@ -65,13 +71,14 @@ def scenario_of(
     fails_without: bool = True,
     workload: bool = True,
     late: bool = False,
+    more_modules: tuple[Path, ...] = (),
     extra_modules: tuple[str, ...] = (),
     extra_files: Mapping[str, tuple[bytes, int]] | None = None,
 ) -> Scenario:
     """The test of a bundle; modules that it patches are loaded before it, or `late`.
 
-    `extra_modules` are loaded before, and `extra_files` (path -> content and mode) are there, for
-    the check.
+    `more_modules` are files of out-of-tree modules; `extra_modules` are loaded before, and
+    `extra_files` (path -> content and mode) are there, for the check.
 
     Raises WrongKernelError when `kernel` is another build of the kernel.
     """
@@ -87,6 +94,7 @@ def scenario_of(
         kernel=kernel.image,
         patches=(content.modules[manifest.name],),
         modules_dir=kernel.modules,
+        more_modules=more_modules,
         check=check,
         fails_before=fails_without,
         fails_after=fails_without,
@@ -96,3 +104,35 @@ def scenario_of(
         wanted=wanted_of(manifest),
         files=extra_files or {},
     )
+
+
+def _external_modules(
+    manifest: Manifest, kernel: KernelFiles, given: Sequence[Path]
+) -> tuple[Path, ...]:
+    """The files of the modules that the bundle patches, where the kernel's package lacks them.
+
+    Raises WrongKernelError for a file that is another build of the module, NotFoundError.
+    """
+    wanted = {o.name: o.build_id for o in manifest.objects if o.name != VMLINUX}
+    found = []
+    for path in given:
+        module = load_module(path)
+        if module.name not in wanted or module.build_id != wanted[module.name]:
+            raise WrongKernelError(
+                f"{path} is not the build of the module that {manifest.name} patches",
+                hint="give the file that `build` was given",
+            )
+        found.append(path)
+    have = {module_name(path) for path in found}
+    for name in wanted.keys() - have:
+        if kernel.modules is None or find_module(kernel.modules, name) is None:
+            here = INSTALLED / kernel.release
+            installed = find_module(here, name) if here.is_dir() else None
+            if installed is None:
+                raise NotFoundError(
+                    f"{manifest.name} patches the module '{name}', which {kernel.release} does not "
+                    "come with",
+                    hint="--module FILE.ko says where the file is that the kernel loads",
+                )
+            found.append(installed)
+    return tuple(found)

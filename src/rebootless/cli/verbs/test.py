@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 @click.option(
     "--workload/--no-workload", default=True, show_default=True, help="Keep the guest busy."
 )
+@click.option("--module", "installed", multiple=True, type=FILE, metavar="FILE.ko",
+              help="An out-of-tree module that it patches.")  # fmt: skip
 @local_options
 def command(
     out: Output,
@@ -35,6 +38,7 @@ def command(
     check: Path | None,
     before: str,
     workload: bool,
+    installed: Sequence[Path],
     local: LocalProvider | None,
 ) -> None:
     """Try BUNDLE in a virtual machine: check, apply under load, check, undo, check.
@@ -49,6 +53,7 @@ def command(
         check=check,
         expect_before=before,
         workload=workload,
+        modules=installed,
         local=local,
         monitor=out.monitor,
     )
