@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from rebootless import pipeline
-from rebootless.base.errors import MismatchError, NotFoundError, WrongKernelError
+from rebootless.base.errors import CompileError, MismatchError, NotFoundError, WrongKernelError
 from rebootless.base.proc import run
 from rebootless.bundle import archive
 from rebootless.compile.tree import Tree, make_command
@@ -99,7 +99,7 @@ def test_it_works(bundle: Path, installed: Path, tmp_path: Path) -> None:
     shutil.copy(bundle, copy)
     check = tmp_path / "check"
     check.write_text(CHECK)
-    report = pipeline.test(copy, check=check, modules=[installed]).require()
+    report = pipeline.test(copy, check=check, workload=False, modules=[installed]).require()
     assert set(report.redirected) == PATCHED and report.restored
 
 
@@ -143,3 +143,18 @@ def test_another_build_of_the_module(
         pipeline.test(bundle, modules=[module])
     with pytest.raises(NotFoundError, match="rl_ledger"):
         pipeline.test(bundle)
+
+
+def test_the_patch_does_not_compile(
+    bundle: Path, installed: Path, stock_release: str, tmp_path: Path
+) -> None:
+    """The compiler's numbers are those of the patched file, and its name is the patch's."""
+    edits = {"book.c": ("\treturn 0;\n", "\n\treturn nothing;\n")}
+    with pytest.raises(CompileError, match=r"(?m)^  book\.c:21:\d+: error: .nothing. undeclared"):
+        pipeline.build(
+            [edited(SOURCE, edits, tmp_path / "bad.patch")],
+            kernel=stock_release,
+            external=ExternalModule(SOURCE, (str(installed),)),
+            output=tmp_path / "x.rlp",
+            workdir=bundle.parent / "work",
+        )

@@ -13,12 +13,12 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..base import proc
 from ..base.errors import CompileError, NoChangeError, PatchInputError, RefusedError
-from ..base.events import Monitor, Note, stage
+from ..base.events import Monitor, Note, NullMonitor, stage
 from ..base.fs import atomic_write, os_failure, read_bytes, read_text, remove_tree
 from ..base.workdir import MARKER, Workdir, fingerprint
 from ..patch.apply import Applied, apply
@@ -71,6 +71,7 @@ def build_module(
     """
     _check_directory(source.directory, workdir)
     _check_paths(tree, source.directory, patch)
+    _applied(source, patch, NullMonitor())  # what does not apply is told before the long build
     key = fingerprint("module-1", str(tree.root), *_identity(source))
     if not workdir.is_done(MODULE_STAGE, key):
         with stage(monitor, "module", f"Building the module in {source.directory}") as report:
@@ -109,8 +110,7 @@ def build_external_pairs(
             monitor.emit(Note(f"compiled before: {count_of(len(pairs))} in {workdir.root}"))
             return pairs
     with stage(monitor, "plan", "Applying the patch to the module's source") as report:
-        skip = frozenset(f.path for f in patch.files if classify_name(f.path).kind is Kind.IGNORED)
-        applied = apply(patch, source.directory, monitor, skip=skip)
+        applied = _applied(source, patch, monitor)
         units = _affected(tree, folder, patch, max_units)
         report.result = f"{count_of(len(units))} to compile"
     with stage(monitor, "compile", "Compiling the touched units twice") as report:
@@ -122,6 +122,16 @@ def build_external_pairs(
 def exports(workdir: Workdir) -> Path:
     """The table of what the module exports, which kbuild left."""
     return workdir.stage(MODULE_STAGE) / SYMVERS
+
+
+def _applied(source: ModuleSource, patch: SourcePatch, monitor: Monitor) -> Applied:
+    skip = frozenset(f.path for f in patch.files if classify_name(f.path).kind is Kind.IGNORED)
+    try:
+        return apply(patch, source.directory, monitor, skip=skip)
+    except PatchInputError as exc:  # it speaks of a kernel
+        message, hint = (text.replace("this kernel", "the module").replace("kernel", "module")
+                         for text in (exc.message, exc.hint or ""))  # fmt: skip
+        raise PatchInputError(message, hint=hint or None) from exc
 
 
 def _module_name(path: str) -> str:
@@ -217,7 +227,7 @@ def _build(tree: Tree, source: ModuleSource, folder: Path, jobs: int) -> None:
         what = "does not build" if result.returncode else "builds no module"
         raise CompileError(
             f"the module in {source.directory} {what} for {tree.release}:\n"
-            + originals.error_lines(output),
+            + originals.error_lines(output.replace(f"{folder}/", f"{source.directory}/")),
             hint="it must build as it is with `make M=DIRECTORY modules`",
         )
 
@@ -307,6 +317,7 @@ def _compile(
             _put(patched, file.path, file.plain)
         again = run_all([failed[0].job], parallel=1, finished=lambda outcome: None)
         told = again if again[0].failed is not None else failed
+        told = [replace(o, output=o.output.replace(f"{patched}/", "")) for o in told]
         what = "does not compile with the patch (it does without)"
         hint = "mend the patch; the original file compiles with the same command"
         originals.check(told, {o.job.name: f"{o.job.name} {what}" for o in failed}, hint)

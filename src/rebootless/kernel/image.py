@@ -122,7 +122,10 @@ def decompress(blob: bytes, *, name: str) -> bytes:
                 raise ElfError(f"{name}: its {label} data is damaged: {exc}") from exc
             except (zstandard.ZstdError, lz4.block.LZ4BlockError) as exc:
                 raise ElfError(f"{name}: its {label} data is damaged: {exc}") from exc
-    raise ElfError(f"{name}: unknown compression (at offset 0: {blob[:6].hex(' ')})")
+    raise ElfError(
+        f"{name}: unknown compression (at offset 0: {blob[:6].hex(' ')})",
+        hint="it is neither an ELF file nor a compressed one: is it the right file?",
+    )
 
 
 def _gunzip(blob: bytes) -> bytes:

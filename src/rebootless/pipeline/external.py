@@ -43,7 +43,9 @@ def compile_external(
     given = [_given(job.kernel, name) for name in module.modules]
     for path in module.symvers:
         if not path.is_file():
-            raise NotFoundError(f"no Module.symvers at {path}")
+            raise NotFoundError(
+                f"no Module.symvers at {path}", hint="`make M=DIRECTORY modules` leaves it there"
+            )
     source = ModuleSource(module.source, module.symvers)
     built = external.build_module(tree, source, job.patch, job.work, job.monitor)
     images = {image.name: image for image in given}
@@ -73,6 +75,8 @@ def compile_external(
 
 def _given(kernel: ShippedKernel, name: str) -> ModuleImage:
     if "/" in name or name.endswith(SUFFIXES):
+        if not Path(name).is_file():
+            raise NotFoundError(f"no module at {name}", hint="--module is the installed file")
         return _checked(kernel, load_module(Path(name)))
     return _installed(kernel, normal_name(name))
 
