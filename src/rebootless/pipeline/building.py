@@ -70,11 +70,6 @@ def build(
     """
     recorder = RecordingMonitor(monitor or NullMonitor())
     written = csource.load(patches) if csource.is_c(patches) else ()
-    if written and external is not None:
-        raise PatchInputError(
-            "a C file cannot be built for an out-of-tree module",
-            hint="give a unified diff of the module's source",
-        )
     patch = csource.as_patch(written) if written else load_patches(patches)
     chosen = naming.check_name(name or naming.default_name(patch.name))
     files = find(kernel, local=local, suites=suites, monitor=recorder)
@@ -96,12 +91,7 @@ def build(
     )
     tree = prepare(files, recorder)
     with job.work.locked():
-        if written:
-            pairs = build_in_place(tree, written, job.work, recorder)
-        elif external is not None:
-            job, pairs = compile_external(job, tree, external, max_units=max_units)
-        else:
-            pairs = build_pairs(tree, patch, job.work, recorder, max_units=max_units)
+        job, pairs = _compiled(job, tree, written, external, max_units)
         units = _differing(job, pairs)
         units = _matched(job, units)
         _judged(job, units)
@@ -110,6 +100,26 @@ def build(
         module = _linked(job, units, tree)
     output = output or Path(f"{naming.short_name(chosen)}{archive.SUFFIX}")
     return write_bundle(job, units, module, output, recorder)
+
+
+def _compiled(
+    job: Job,
+    tree: Tree,
+    written: Sequence[csource.CSource],
+    external: ExternalModule | None,
+    max_units: int,
+) -> tuple[Job, Sequence[UnitPair]]:
+    """The touched units' objects, and the job with what was learned of the kernel."""
+    if written and external is not None:
+        raise PatchInputError(
+            "a C file cannot be built for an out-of-tree module",
+            hint="give a unified diff of the module's source",
+        )
+    if written:
+        return job, build_in_place(tree, written, job.work, job.monitor)
+    if external is not None:
+        return compile_external(job, tree, external, max_units=max_units)
+    return job, build_pairs(tree, job.patch, job.work, job.monitor, max_units=max_units)
 
 
 def _default_workdir(name: str, files: KernelFiles) -> Path:
