@@ -6,7 +6,7 @@ BIN := .venv/bin
 # In this order: the quick ones first, the ones that boot kernels last.
 TESTS := $(wildcard tests/lint tests/unit tests/golden tests/archive tests/build tests/vm)
 
-.PHONY: help venv demo test unit lint bench clean
+.PHONY: help venv test-venv demo test unit lint bench clean
 .DEFAULT_GOAL := help
 
 help:
@@ -20,10 +20,13 @@ help:
 venv:
 	@$(PYTHON) scripts/setup
 
+test-venv:
+	@$(PYTHON) scripts/setup --tests
+
 demo: venv
 	@$(BIN)/rebootless demo
 
-test: venv
+test: test-venv
 	@$(BIN)/python -m pytest $(TESTS)
 
 unit: venv
