@@ -204,8 +204,8 @@ def test_structure_extended_by_a_shadow_variable(field: Field) -> None:
 def test_lock_order(field: Field) -> None:
     """Limits are read while somebody changes them; a pair never is half new."""
     flip = "while [ ! -e /tmp/stop ]; do ulimit -n 100; ulimit -n 200; done"
-    pid = field.guest.background(flip)
     field.apply("limits_lock")
+    pid = field.guest.background(flip)
     watch = (
         "for i in $(seq 30); do grep 'Max open files' /proc/%d/limits; done"
         " | awk '{ print $4, $5 }' | sort -u"
@@ -213,8 +213,8 @@ def test_lock_order(field: Field) -> None:
     seen = set(field.guest.check(watch % pid).splitlines())
     assert seen and seen <= {"100 100", "200 200"}
     assert len(field.read("/proc/self/limits").splitlines()) == 17
-    field.undo("limits_lock")
     field.guest.check("touch /tmp/stop")
+    field.undo("limits_lock")
     assert len(field.read("/proc/self/limits").splitlines()) == 17
 
 

@@ -217,28 +217,22 @@ def without_allowed(
 
     A variable that grows stays in: what reads its new end would read another variable.
     """
-    changed, warnings = {}, []
+    changed, warnings = dict(comparison.changed), []
     for index, reason in comparison.changed.items():
         atom = orig.atoms[index]
+        name = _variable(atom)
+        if atom.kind not in (Kind.DATA, Kind.RODATA) or name not in marks.allowed_data:
+            continue
         partner = patched.atoms[int(correlation.to_patched[index])]
-        if (
-            atom.kind is Kind.DATA
-            and partner.kind is Kind.DATA
-            and atom.size == partner.size
-            and _variable(atom) in marks.allowed_data
-        ):
-            name = _variable(atom)
-            warnings.append(
-                Finding(
-                    "data-changed",
-                    name,
-                    f"'{name}' has another initial value ({reason}), and the running kernel keeps "
-                    "the one it has unless a callback sets it: the patch says so by "
-                    "REBOOTLESS_ALLOW_DATA",
-                )
-            )
-        else:
-            changed[index] = reason
+        if (atom.kind, partner.kind, atom.size) != (Kind.DATA, Kind.DATA, partner.size):
+            changed[index] = f"{reason}, which REBOOTLESS_ALLOW_DATA cannot vouch for"
+            continue
+        del changed[index]
+        text = (
+            f"'{name}' has another initial value ({reason}), and the running kernel keeps the one "
+            "it has unless a callback sets it: REBOOTLESS_ALLOW_DATA says so"
+        )
+        warnings.append(Finding("data-changed", name, text))
     return Comparison(changed), warnings
 
 

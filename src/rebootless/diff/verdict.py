@@ -19,8 +19,11 @@ from .names import (
 )
 
 DATA_HINT = (
-    "the running kernel keeps its own copy: change it from a callback, or keep the data and change "
-    "the code"
+    "the running kernel keeps its own copy: set it from a callback and say so by "
+    "REBOOTLESS_ALLOW_DATA, or keep the data and change the code"
+)
+CONSTANT_HINT = (
+    "the running kernel keeps its own copy, which is read-only: keep it and change the code"
 )
 
 
@@ -128,8 +131,11 @@ def _changed_data(orig: Unit, atom: Atom, reason: str) -> Finding:
             section.name,
             f"the content of section '{section.name}' changed ({reason}); it is not supported",
         )
-    what = "constant" if atom.kind is Kind.RODATA else "static data"
-    return Finding("data-changed", name, f"{what} '{name}' changed ({reason}): {DATA_HINT}")
+    if atom.kind is Kind.RODATA:
+        return Finding(
+            "data-changed", name, f"constant '{name}' changed ({reason}): {CONSTANT_HINT}"
+        )
+    return Finding("data-changed", name, f"static data '{name}' changed ({reason}): {DATA_HINT}")
 
 
 def _removed_statics(orig: Unit, correlation: Correlation) -> list[Finding]:
