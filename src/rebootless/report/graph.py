@@ -13,7 +13,7 @@ from xml.sax.saxutils import escape, quoteattr
 MAX_NODES = 9
 _HEIGHT, _GAP = 28, 8  # of a box, between boxes
 _CHARACTER = 7.3  # the width of one, at the style sheet's 12 px
-_WIDE, _BOX, _MIDDLE = 900, 250, 260
+_WIDE, _BOX, _MIDDLE = 1080, 320, 320
 _NARROW, _INDENT = 340, 26
 
 
