@@ -90,8 +90,8 @@ class Panels:
         text = f"{str(path).rsplit('/', 1)[-1]}:{line}"
         if len(chain) > 1:
             text += f" {function}()"
-        for _, file, number in chain:
-            hit = self._view.find(file, number, side, differs=differs)
+        for frame in chain:
+            hit = self._view.find(frame, side, differs=differs)
             if hit is not None:
                 return Place(text, title, f"#{hit.anchor}")
         return Place(text, title, "")
@@ -99,8 +99,9 @@ class Panels:
     def frames(self, chain: Sequence[Sequence[Any]], side: str) -> list[dict[str, str]]:
         """A chain for the text: from the innermost inlined function outwards."""
         found = []
-        for function, path, line in chain:
-            hit = self._view.find(path, line, side, differs=True)
+        for frame in chain:
+            hit = self._view.find(frame, side, differs=True)
+            function, path, line = frame
             href = f"#{hit.anchor}" if hit else ""
             found.append({"function": function, "place": f"{path}:{line}", "href": href})
         return found

@@ -2,8 +2,9 @@
 
 The compiler numbers the lines of the patched file as the original has them: `#line` follows each
 change (patch/lines.py). So the n-th line added after line 100 is 100 + n to the compiler, the next
-unchanged one 101 again. Which of the two is meant, the number alone does not tell: for code that
-differs the added line is taken, for code that does not the unchanged one.
+unchanged one 101 again. Which of the two is meant, the number alone does not tell: the function is
+asked that the lines are in, and within one function the added line is taken for code that differs,
+the unchanged one for code that does not.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 import unidiff.errors
 import unidiff.patch
 
+_DEFINITION = re.compile(r"(?:COMPAT_)?SYSCALL_DEFINE\d\((\w+)|[A-Za-z_][\w \t*]*?\b(\w+)[ \t]*\(")
 _START = re.compile(r"^(diff --git |diff -|Index: |--- )", re.MULTILINE)
 MAX_CAUSES = 12
 # What comes of reading a document that is not of the form that this version writes.
@@ -25,7 +27,10 @@ MALFORMED = (KeyError, TypeError, ValueError, IndexError, AttributeError)
 
 @dataclass(frozen=True)
 class DiffLine:
-    """One line of a diff. `mark` is "+", "-" or " "; numbers are 1-based, None where absent."""
+    """One line of a diff. `mark` is "+", "-" or " "; numbers are 1-based, None where absent.
+
+    `function` is the one that the line is in, "" if the diff does not show it.
+    """
 
     anchor: str
     path: str
@@ -33,6 +38,13 @@ class DiffLine:
     old: int | None
     new: int | None
     text: str
+    function: str = ""
+
+    def may_be_in(self, function: str) -> bool:
+        """Whether a frame of `function` can be this line; a system call's has a prefix."""
+        return (
+            not self.function or function == self.function or function.endswith("_" + self.function)
+        )
 
 
 @dataclass(frozen=True)
@@ -63,12 +75,14 @@ class PatchView:
     _old: Mapping[tuple[str, int], DiffLine] = field(default_factory=dict, repr=False)
     _added: Mapping[tuple[str, int], DiffLine] = field(default_factory=dict, repr=False)
 
-    def find(self, path: str, line: int, side: str, *, differs: bool) -> DiffLine | None:
-        """The line of the diff that the compiler's `path`:`line` of a side (old, new) is.
+    def find(self, frame: Sequence[Any], side: str, *, differs: bool) -> DiffLine | None:
+        """The line of the diff that a frame [function, path, line] of a side (old, new) is.
 
         None for what the diff does not show.
         """
-        if side == "new" and differs and (added := self._added.get((path, line))) is not None:
+        function, path, line = frame
+        added = self._added.get((path, line)) if side == "new" and differs else None
+        if added is not None and added.may_be_in(function):
             return added
         found = self._old.get((path, line))
         return None if found is not None and side == "new" and found.mark == "-" else found
@@ -100,6 +114,7 @@ def _file(entry: unidiff.patch.PatchedFile, number: int) -> FileDiff:
     count = 0
     for hunk in entry:
         lines = []
+        function = _defined(str(hunk.section_header))
         for line in hunk:
             if line.line_type not in (" ", "+", "-"):
                 continue
@@ -107,13 +122,22 @@ def _file(entry: unidiff.patch.PatchedFile, number: int) -> FileDiff:
             text = str(line.value).rstrip("\n")
             old, new = line.source_line_no, line.target_line_no
             anchor = f"p{number}-{count}"
-            lines.append(DiffLine(anchor, path, line.line_type, old, new, text))
+            function = _defined(text) or function
+            lines.append(DiffLine(anchor, path, line.line_type, old, new, text, function))
+            if text.startswith("}"):
+                function = ""
         header = (
             f"@@ -{hunk.source_start},{hunk.source_length} "
             f"+{hunk.target_start},{hunk.target_length} @@ {hunk.section_header}"
         )
         hunks.append(Hunk(header.rstrip(), tuple(lines)))
     return FileDiff(path, entry.added, entry.removed, tuple(hunks))
+
+
+def _defined(line: str) -> str:
+    """The function whose definition begins in a line of C; "" if none does."""
+    match = _DEFINITION.match(line)
+    return (match[1] or match[2]) if match and not line.rstrip().endswith(";") else ""
 
 
 def _number(
@@ -150,8 +174,8 @@ def causes(function: Mapping[str, Any], view: PatchView) -> list[dict[str, Any]]
     """
     found: dict[str, dict[str, Any]] = {}
     for side, offset, chain in _changed(function):
-        for depth, (_, path, line) in enumerate(chain):
-            hit = view.find(path, line, side, differs=True)
+        for depth, frame in enumerate(chain):
+            hit = view.find(frame, side, differs=True)
             if hit is None or hit.mark == " " or hit.anchor in found:
                 continue
             found[hit.anchor] = {
@@ -161,7 +185,7 @@ def causes(function: Mapping[str, Any], view: PatchView) -> list[dict[str, Any]]
                 "mark": hit.mark,
                 "text": hit.text.strip(),
                 "offset": offset,
-                "chain": [list(frame) for frame in chain[depth:]],
+                "chain": [list(outer) for outer in chain[depth:]],
             }
             if len(found) >= MAX_CAUSES:
                 return list(found.values())

@@ -30,15 +30,15 @@ def found(line: DiffLine | None) -> tuple[str, str] | None:
 def test_numbers_of_both_sides() -> None:
     view = read(DIFF)
     assert view.message == "Body of the message."
-    assert found(view.find("a.c", 3, "old", differs=True)) == ("-", "three")
-    assert found(view.find("a.c", 3, "new", differs=True)) == ("+", "drei")
+    assert found(view.find(["f", "a.c", 3], "old", differs=True)) == ("-", "three")
+    assert found(view.find(["f", "a.c", 3], "new", differs=True)) == ("+", "drei")
     # The second added line is the fourth to the compiler, and so is the unchanged one.
-    assert found(view.find("a.c", 4, "new", differs=True)) == ("+", "und")
-    assert found(view.find("a.c", 4, "new", differs=False)) == (" ", "four")
-    assert found(view.find("a.c", 4, "old", differs=True)) == (" ", "four")
-    assert view.find("a.c", 3, "new", differs=False) is None
-    assert view.find("a.c", 99, "old", differs=True) is None
-    assert view.find("b.c", 3, "old", differs=True) is None
+    assert found(view.find(["f", "a.c", 4], "new", differs=True)) == ("+", "und")
+    assert found(view.find(["f", "a.c", 4], "new", differs=False)) == (" ", "four")
+    assert found(view.find(["f", "a.c", 4], "old", differs=True)) == (" ", "four")
+    assert view.find(["f", "a.c", 3], "new", differs=False) is None
+    assert view.find(["f", "a.c", 99], "old", differs=True) is None
+    assert view.find(["f", "b.c", 3], "old", differs=True) is None
 
 
 def test_the_numbers_are_those_that_the_compiler_sees() -> None:
@@ -55,9 +55,9 @@ def test_the_numbers_are_those_that_the_compiler_sees() -> None:
         numbers[line] = number
     view = read(DIFF)
     for text in ("drei", "und"):
-        assert found(view.find("a.c", numbers[text], "new", differs=True)) == ("+", text)
+        assert found(view.find(["f", "a.c", numbers[text]], "new", differs=True)) == ("+", text)
     for text in ("two", "four", "six"):
-        assert found(view.find("a.c", numbers[text], "new", differs=False)) == (" ", text)
+        assert found(view.find(["f", "a.c", numbers[text]], "new", differs=False)) == (" ", text)
 
 
 def test_what_is_no_diff_is_shown_as_it_is() -> None:
@@ -66,3 +66,30 @@ def test_what_is_no_diff_is_shown_as_it_is() -> None:
     assert view.files == () and view.raw == source
     broken = "--- a/x\n+++ b/x\n@@ -1,5 +1,5 @@\n one\n"
     assert read(broken).raw == broken
+
+
+SYSCALL = """--- a/s.c
++++ b/s.c
+@@ -5,4 +5,8 @@ SYSCALL_DEFINE1(olduname, struct old_utsname __user *, name)
+ }
+ #endif
+ 
++static bool is_fine(const char *text)
++{
++\treturn text[0];
++}
+ SYSCALL_DEFINE2(sethostname, char __user *, name, int, len)
+"""
+
+
+def test_a_new_function_above_does_not_take_the_lines_of_the_one_below() -> None:
+    """Line 8 is both the first of is_fine() and the head of the system call."""
+    view = read(SYSCALL)
+    new = view.find(["is_fine", "s.c", 8], "new", differs=True)
+    assert found(new) == ("+", "static bool is_fine(const char *text)")
+    old = view.find(["__do_sys_sethostname", "s.c", 8], "new", differs=True)
+    assert found(old) == (" ", "SYSCALL_DEFINE2(sethostname, char __user *, name, int, len)")
+    assert view.find(["__do_sys_sethostname", "s.c", 10], "new", differs=True) is None
+    assert view.files[0].hunks[0].lines[-1].function == "sethostname"
+    assert view.files[0].hunks[0].lines[0].function == "olduname"
+    assert view.files[0].hunks[0].lines[1].function == ""
