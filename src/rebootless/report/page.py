@@ -133,12 +133,13 @@ def _tiles(facts: Mapping[str, Any], findings: Sequence[Mapping[str, str]]) -> l
     if functions:
         grown = f"{new - old:+d}".replace("-", "−")
         tiles.append({"css": "", "value": grown, "text": f"bytes of code, {old} → {new}"})
-    if facts["kind"] == "bundle":
+    if facts["kind"] == "bundle" and facts["files"]:
         added = sum(f["added"] for f in facts["files"])
         removed = sum(f["removed"] for f in facts["files"])
         count = len(facts["files"])
         text = f"lines in {count} source file{'' if count == 1 else 's'}"
         tiles.append({"css": "", "value": f"+{added} −{removed}", "text": text})
+    if facts["kind"] == "bundle":
         tiles.append(_match_tile(facts["match"]))
     kinds_of = {f["css"] for f in findings}
     css = next((css for css in ("bad", "warn") if css in kinds_of), "good")

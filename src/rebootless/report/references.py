@@ -80,7 +80,9 @@ def _has_users(section: Section) -> bool:
         section.is_alloc
         and name not in TABLES
         and name not in COMPANIONS
-        and not name.startswith(("__patchable", ".discard", "__ksymtab", "___ksymtab"))
+        and not name.startswith(
+            ("__patchable", ".discard", "__ksymtab", "___ksymtab", ".rebootless")
+        )
     )
 
 
