@@ -14,7 +14,7 @@ from rebootless.elf.model import ElfFile
 from rebootless.elf.reader import parse as parse_elf
 from rebootless.safety import Verdict
 from rebootless.safety.layout import type_findings
-from rebootless.safety.prototypes import prototype_findings
+from rebootless.safety.prototypes import Outside, prototype_findings
 from rebootless.safety.typediff import compare_types
 from rebootless.types.btf import Btf, parse
 
@@ -22,6 +22,7 @@ if shutil.which("pahole") is None:
     pytest.skip("pahole is not installed, so NO layout is tested", allow_module_level=True)
 
 Judge = Callable[..., Verdict]
+NOBODY = Outside()
 
 
 def btf_of(obj: Path) -> Btf:
@@ -36,7 +37,7 @@ _made: dict[tuple[str, str], tuple[Btf, bytes]] = {}
 
 @pytest.fixture
 def judge(compiler: str, compile_c: Callable[..., Path]) -> Judge:
-    """What the comparison says of two C texts; `elsewhere` are callers in other units."""
+    """What the comparison says of two C texts; `outside` are users in other units."""
 
     def made(text: str) -> tuple[Btf, ElfFile]:
         if (compiler, text) not in _made:
@@ -45,10 +46,10 @@ def judge(compiler: str, compile_c: Callable[..., Path]) -> Judge:
         types, blob = _made[compiler, text]
         return types, parse_elf(blob, name="unit.o")
 
-    def run(before: str, after: str, elsewhere: tuple[str, ...] = ()) -> Verdict:
+    def run(before: str, after: str, outside: Outside = NOBODY) -> Verdict:
         (old_types, old), (new_types, new) = made(before), made(after)
         changes = compare_types(old_types, new_types)
-        prototypes = prototype_findings(changes, old, diff(old, new), lambda name: elsewhere)
+        prototypes = prototype_findings(changes, old, diff(old, new), lambda symbol: outside)
         return type_findings(changes) + Verdict(prototypes)
 
     return run
@@ -239,7 +240,7 @@ def test_a_global_function_with_callers_elsewhere(judge: Judge) -> None:
     before = "int f(int x) { return helper(x); }"
     after = "int f(int x, int y) { return helper(x + y); }"
     assert judge(before, after) == Verdict()
-    (finding,) = judge(before, after, ("far_away",)).refused
+    (finding,) = judge(before, after, Outside(callers=("far_away",))).refused
     assert "'far_away' would call" in finding.message
 
 
@@ -253,4 +254,4 @@ def test_a_function_whose_address_is_stored(judge: Judge) -> None:
 def test_a_prototype_of_unchanged_code_is_no_change(judge: Judge) -> None:
     before = "int f(int x) { return helper(x); } int g(int x) { return helper(2 * x); }"
     after = before.replace("f(int", "f(unsigned int").replace("2 * x", "3 * x")
-    assert judge(before, after, ("far_away",)) == Verdict()
+    assert judge(before, after, Outside(callers=("far_away",))) == Verdict()

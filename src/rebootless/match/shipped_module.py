@@ -51,6 +51,10 @@ class ShippedModule:
                 at += section.size + 4096
         return bases
 
+    def base_of(self, section: int) -> int | None:
+        """The first place of a section; None for one that takes no memory."""
+        return self._bases.get(section)
+
     @cached_property
     def _layout(self) -> tuple[list[int], list[Section]]:
         return list(self._bases.values()), [self.elf.sections[i] for i in self._bases]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,9 +10,11 @@ from ..base.fs import read_bytes
 from ..compile.runner import Job as Run
 from ..compile.runner import Outcome, run_all
 from ..diff.delta import Finding
+from ..diff.names import cold_parent
+from ..match.users import users_of
 from ..safety import Verdict
 from ..safety.layout import type_findings
-from ..safety.prototypes import prototype_findings
+from ..safety.prototypes import Outside, prototype_findings
 from ..safety.typediff import compare_types
 from ..types.btf import Btf
 from ..types.btf import parse as parse_btf
@@ -35,14 +38,34 @@ def layouts(job: Job, units: Sequence[Unit]) -> Verdict:
             continue
         changes = compare_types(_types(pair.orig), _types(pair.patched))
         verdict += type_findings(changes)
-        verdict += Verdict(
-            prototype_findings(changes, unit.orig, unit.delta, lambda name: _callers(name))
-        )
+        elsewhere = functools.partial(_outside, job, units, unit)
+        verdict += Verdict(prototype_findings(changes, unit.orig, unit.delta, elsewhere))
     return verdict
 
 
-def _callers(name: str) -> Sequence[str]:
-    return ()
+def _outside(job: Job, units: Sequence[Unit], unit: Unit, symbol: int) -> Outside:
+    """Who uses a global function of `unit` in the shipped kernel, and is not patched."""
+    proven = unit.match.proven.get(symbol) if unit.match else None
+    if proven is None or proven.offset:
+        return Outside()
+    patched = {
+        other.match.proven[f.orig_symbol].place
+        for other in units
+        if other.match is not None and other.pair.module == unit.pair.module
+        for f in (*other.delta.changed, *other.delta.carried)
+        if f.orig_symbol in other.match.proven
+    }
+    names = {f.name for other in units for f in (*other.delta.changed, *other.delta.carried)}
+    users = [
+        user
+        for user in users_of(job.kernel.shipped(unit.pair.module), proven.place)
+        if user.place not in patched and cold_parent(user.name) not in names
+    ]
+    exported = unit.orig.symbols.names[symbol] in job.kernel.exports
+    return Outside(
+        callers=(*(u.name for u in users if u.calls), *(["any module"] if exported else ())),
+        holders=tuple(u.name for u in users if not u.calls),
+    )
 
 
 def _describe(objects: Sequence[Path]) -> dict[Path, str]:

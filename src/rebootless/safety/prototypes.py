@@ -8,18 +8,29 @@ code stays as it was serves old and new callers alike.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
-from ..diff.atoms import Kind
+from ..diff.atoms import Atom, Kind, Unit
 from ..diff.carry import uses, with_parent
 from ..diff.delta import Delta, Finding
-from ..diff.names import cold_parent, is_export_section
+from ..diff.names import cold_parent, is_export_section, is_init_text
 from ..diff.normalize import normalize
 from ..elf.constants import Binding
 from ..elf.model import ElfFile
 from .typechange import PrototypeChange, TypeChanges
 
 NAMED_CALLERS = 3
-Elsewhere = Callable[[str], Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Outside:
+    """Who calls a function, or holds its address, in the shipped kernel and is not patched."""
+
+    callers: tuple[str, ...] = ()
+    holders: tuple[str, ...] = ()
+
+
+Elsewhere = Callable[[int], Outside]
 
 
 def prototype_findings(
@@ -27,8 +38,8 @@ def prototype_findings(
 ) -> tuple[Finding, ...]:
     """Refusals for changed functions that something which is not patched calls.
 
-    `elsewhere` names what in the shipped kernel, outside of the unit, calls a global function and
-    is not patched either. Raises ElfError.
+    `elsewhere` says who uses a global function (a symbol of the original object) in the shipped
+    kernel and is not patched. Raises ElfError.
     """
     patched = {c.name for c in (*delta.changed, *delta.carried)}
     wanted = [p for p in changes.prototypes if p.name in patched]
@@ -49,15 +60,25 @@ def _findings(
         users = {
             (unit.atoms[with_parent(unit, user.index)].name, is_call)
             for user, is_call in uses(unit, function.index)
-            if not unit.is_passive(user) and not is_export_section(unit.section(user).name)
+            if not _is_beside_the_point(unit, user, is_call)
         }
         kept = [name for name, is_call in users if is_call and name not in patched]
         stored = [name for name, is_call in users if not is_call]
         binding = orig.symbols.binding
         if any(binding[s] != Binding.LOCAL for s in function.symbols):
-            kept += elsewhere(change.name)
+            outside = elsewhere(function.symbols[0])
+            kept += outside.callers
+            stored += outside.holders
         if kept or stored:
-            yield _finding(change, sorted(set(kept)), sorted(stored))
+            yield _finding(change, sorted(set(kept)), sorted(set(stored)))
+
+
+def _is_beside_the_point(unit: Unit, user: Atom, is_call: bool) -> bool:
+    """A reference that says nothing of later calls; other units' use of exports is asked for."""
+    section = unit.section(user).name
+    return (
+        unit.is_passive(user) or is_export_section(section) or (is_call and is_init_text(section))
+    )
 
 
 def _finding(change: PrototypeChange, kept: Sequence[str], stored: Sequence[str]) -> Finding:
