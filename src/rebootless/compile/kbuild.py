@@ -17,7 +17,7 @@ import posixpath
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from ..base import proc
@@ -48,6 +48,7 @@ OPTION = re.compile(r"CONFIG_(\w+)")
 # kbuild writes `$` as `$$` and `#` as `$(pound)` into .cmd files.
 COMMAND = re.compile(r"^(?:saved)?cmd_\S+ := (.*)$", re.MULTILINE)
 DEPENDENCIES = re.compile(r"^deps_\S+ := \\\n(.*?)\n\n", re.MULTILINE | re.DOTALL)
+VERSION = re.compile(r"^(?:#SYMVER |__crc_)(\w+) (?:= )?(0x[0-9a-fA-F]+)", re.MULTILINE)
 TOP_LEVEL_NOT_BUILT = ("tools", "scripts", "samples", "Documentation", "usr/include")
 SHELL_CHARACTERS = "();<>|&"
 
@@ -86,12 +87,14 @@ class Command:
     """How kbuild compiles a unit, from its .cmd file.
 
     `line` is the shell command; `steps` are its programs when it is a plain sequence, else empty.
-    `dependencies` are the files that the compiler read, relative to the tree.
+    `dependencies` are the files that the compiler read, relative to the tree; `versions` the CRCs
+    of the symbols that the unit exports, with modversions.
     """
 
     line: str
     steps: tuple[tuple[str, ...], ...]
     dependencies: tuple[str, ...]
+    versions: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -319,7 +322,13 @@ def parse_command(text: str, source: str) -> Command:
         line=line,
         steps=split_steps(line),
         dependencies=parse_dependencies(dependencies.group(1)) if dependencies else (),
+        versions=parse_versions(text),
     )
+
+
+def parse_versions(text: str) -> dict[str, int]:
+    """The lines of genksyms, by symbol: `#SYMVER name 0xCRC`, or older, `__crc_name = 0xCRC;`."""
+    return {name: int(crc, 16) for name, crc in VERSION.findall(text)}
 
 
 def split_steps(line: str) -> tuple[tuple[str, ...], ...]:

@@ -74,7 +74,7 @@ def build_pairs(
     with tree.locked(monitor):
         twin.restore(tree)
         with stage(monitor, "plan", "Applying the patch to the source") as report:
-            applied = apply(patch, tree.orig, monitor, skip=_skipped(tree, patch))
+            applied = apply_to(tree, patch, monitor)
             plan = make_plan(tree, patch, monitor, report, max_units=max_units)
             report.result = f"{count_of(len(plan.units))} to compile"
         with stage(monitor, "compile", "Compiling the touched units twice") as report:
@@ -188,9 +188,7 @@ def _compile(
             originals.place(made, stored(tree, variant, outcome.job.name))
             _dependency_file(tree.orig, outcome.job.name).unlink(missing_ok=True)
 
-    contents: dict[str, bytes | None] = {**author_headers()}
-    contents |= {file.path: file.patched for file in applied.files}
-    with twin.installed(tree, contents, outputs):
+    with twin.installed(tree, contents_of(applied), outputs):
         # Alternating, so that the two of one unit run side by side.
         outcomes = run_all(_merged(first, second), parallel=parallel, finished=finished)
         _check(tree, applied, outcomes)
@@ -200,6 +198,16 @@ def _compile(
             raise NoChangeError(f"no unit that this kernel compiles reads {headers}")
         keep(tree, built, variant, workdir, key)
     return built
+
+
+def contents_of(applied: Applied) -> dict[str, bytes | None]:
+    """What the twin tree has instead of the original's files while a patch is compiled."""
+    return {**author_headers(), **{file.path: file.patched for file in applied.files}}
+
+
+def apply_to(tree: Tree, patch: SourcePatch, monitor: Monitor) -> Applied:
+    """The touched files of a tree, patched; those that it lacks for good reason are left out."""
+    return apply(patch, tree.orig, monitor, skip=_skipped(tree, patch))
 
 
 def scratch_files(tree: Tree, units: Sequence[Membership]) -> list[str]:

@@ -90,6 +90,7 @@ def build(
         {f"{archive.SOURCES}{source.name}": source.text for source in written},
     )
     tree = prepare(files, recorder)
+    job = replaced(job, tree=tree)
     with job.work.locked():
         job, pairs = _compiled(job, tree, written, external, max_units)
         units = _differing(job, pairs)

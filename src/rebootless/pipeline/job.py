@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from ..base.events import Monitor
 from ..base.workdir import Workdir
+from ..compile.tree import Tree
 from ..compile.unit import UnitPair
 from ..diff import Delta
 from ..diff.delta import Finding
@@ -31,7 +32,10 @@ class Unit:
 
 @dataclass(frozen=True)
 class Job:
-    """What every stage of one build shares. `sources` are hand-written C files, by member."""
+    """What every stage of one build shares.
+
+    `sources` are hand-written C files, by member; `tree` is there once it is prepared.
+    """
 
     name: str
     version: str
@@ -43,4 +47,5 @@ class Job:
     monitor: Monitor
     toolchain: str = ""
     sources: Mapping[str, bytes] = field(default_factory=dict)
+    tree: Tree | None = None
     warnings: list[Finding] = field(default_factory=list)

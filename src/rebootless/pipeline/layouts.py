@@ -15,32 +15,38 @@ from ..match.users import users_of
 from ..safety import Verdict
 from ..safety.layout import type_findings
 from ..safety.prototypes import Outside, prototype_findings
+from ..safety.typechange import TypeChanges
 from ..safety.typediff import compare_types
 from ..types.btf import Btf
 from ..types.btf import parse as parse_btf
 from .job import Job, Unit
+from .versions import require_shipped, version_findings
 
 PROGRAMS_AT_ONCE = 2
 
 
 def layouts(job: Job, units: Sequence[Unit]) -> Verdict:
-    """Whether types and prototypes stay what the running kernel knows.
+    """Whether types, prototypes and versions of symbols stay what the running kernel knows.
 
-    Raises NotFoundError when pahole is missing, ElfError for types that make no sense.
+    Raises MismatchError (a symbol's version is not the shipped one), NotFoundError when pahole is
+    missing, ElfError for types that make no sense.
     """
+    require_shipped(job, units)
     objects = [path for unit in units for path in (unit.pair.orig, unit.pair.patched)]
     failed = _describe(objects)
-    verdict = Verdict()
+    verdict, touched = Verdict(), []
     for unit in units:
         pair = unit.pair
         if why := failed.get(pair.orig) or failed.get(pair.patched):
             verdict += Verdict(warnings=(_unchecked(pair.source, why),))
             continue
         changes = compare_types(_types(pair.orig), _types(pair.patched))
+        if changes != TypeChanges():
+            touched.append(unit)
         verdict += type_findings(changes)
         elsewhere = functools.partial(_outside, job, units, unit)
         verdict += Verdict(prototype_findings(changes, unit.orig, unit.delta, elsewhere))
-    return verdict
+    return verdict + Verdict(version_findings(job, touched))
 
 
 def _outside(job: Job, units: Sequence[Unit], unit: Unit, symbol: int) -> Outside:

@@ -15,6 +15,7 @@ from ..patch.source import Acceptance
 # What can be built, works, and is safe or not by facts that only the author knows.
 ACCEPTABLE = frozenset(
     {
+        "crc-changed",  # modules may never see what changes
         "enum-changed",  # no object and no code that is not patched may have the value
         "layout-changed",  # the type's objects may never be seen by code that is not patched
         "prototype-changed",  # the old callers may pass what the new code takes

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from rebootless.base.errors import CommandError, CompileError, PatchInputError
-from rebootless.compile import originals, tree, untar
+from rebootless.compile import kbuild, originals, tree, untar, versions
 from rebootless.compile.originals import Variant
 from rebootless.compile.runner import Job, Outcome, run_all
 from rebootless.provider.base import SourceTarball, SourceTree
@@ -123,3 +123,14 @@ def test_bad_tarballs(tmp_path: Path) -> None:
         untar.unpack(SourceTarball(tmp_path / "s.tar.xz"), tmp_path / "out", ())
     with pytest.raises(PatchInputError, match=r"\.rar"):
         untar.unpack(SourceTarball(tmp_path / "s.rar"), tmp_path / "out", ())
+
+
+def test_versions_of_both_forms_of_genksyms() -> None:
+    text = "cmd_a.o := gcc a.c\n#SYMVER one 0x0000abcd\n__crc_two = 0x12345678;\n# x\n"
+    assert kbuild.parse_versions(text) == {"one": 0xABCD, "two": 0x12345678}
+    assert dict(kbuild.parse_command(text, "a.c").versions) == kbuild.parse_versions(text)
+
+
+def test_the_preprocessor_of_a_units_command() -> None:
+    step = ("gcc", "-Wp,-MMD,fs/.a.o.d", "-O2", "-c", "-o", "fs/a.o", "fs/a.c")
+    assert versions.preprocessor(step) == ("gcc", "-E", "-D__GENKSYMS__", "-O2", "fs/a.c")

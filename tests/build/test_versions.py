@@ -1,0 +1,86 @@
+"""Versions of exported symbols, of a unit of the stock kernel that exports some."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType, SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from rebootless import pipeline
+from rebootless.base.errors import MismatchError, RefusedError
+from rebootless.base.events import NullMonitor
+from rebootless.compile import versions
+from rebootless.compile.tree import Tree
+from rebootless.kernel.symvers import Exports, parse
+from rebootless.patch.source import load
+from rebootless.pipeline.job import Job, Unit
+from rebootless.pipeline.versions import require_shipped
+
+UNIT = "fs/mbcache.c"
+HEADER = "include/linux/mbcache.h"
+KEY = "\tu32\t\t\te_key;\n"
+TOUCH = "\tset_bit(MBE_REFERENCED_B, &entry->e_flags);\n}\nEXPORT_SYMBOL(mb_cache_entry_touch);\n"
+EditPatch = Callable[[Path, Mapping[str, tuple[str, str]], Path], Path]
+
+
+@pytest.fixture
+def exports(stock_tree: Tree) -> Exports:
+    return parse((stock_tree.orig / "Module.symvers").read_text())
+
+
+def patches(tree: Tree, edit_patch: EditPatch, folder: Path, new: str = "") -> list[Path]:
+    """A change of a function, and with `new` one of a struct that exports lead to."""
+    line = TOUCH.partition("\n")[0] + "\n"
+    more = "\tif (!entry)\n\t\treturn;\n"
+    edits = {UNIT: (TOUCH, TOUCH.replace(line, more + line))}
+    if new:
+        edits[HEADER] = (KEY, KEY + new)
+    return [edit_patch(tree.orig, edits, folder / "1.patch")]
+
+
+def test_a_changed_version_is_refused(
+    stock_tree: Tree, stock_release: str, exports: Exports, edit_patch: EditPatch, tmp_path: Path
+) -> None:
+    with pytest.raises(RefusedError) as error:
+        pipeline.build(
+            patches(stock_tree, edit_patch, tmp_path, "\tu64\t\t\te_hits;\n"),
+            kernel=stock_release,
+            output=tmp_path / "x.rlp",
+            workdir=tmp_path / "w",
+        )
+    findings = cast(Any, error.value.refusals)
+    symbols = {f.symbol for f in findings if f.code == "crc-changed"}
+    assert {"mb_cache_entry_touch", "mb_cache_entry_get"} <= symbols <= exports.keys()
+    assert "mb_cache_create" not in symbols  # it leads to a type that the header only declares
+    (touch,) = [f for f in findings if f.symbol == "mb_cache_entry_touch"]
+    assert f"(CRC {exports['mb_cache_entry_touch'].crc:#010x} becomes 0x" in touch.message
+    assert ("layout-changed", "mb_cache_entry") in {(f.code, f.symbol) for f in findings}
+    assert len(findings) == len(symbols) + 1
+
+
+def test_versions_stay_when_no_type_changes(
+    stock_tree: Tree, exports: Exports, edit_patch: EditPatch, tmp_path: Path
+) -> None:
+    """What lets a build leave genksyms alone in the usual case."""
+    assert len(versions.recorded(stock_tree, UNIT)) == 10, "the test before compiles the unit"
+    patch = load(patches(stock_tree, edit_patch, tmp_path))
+    (found,) = versions.compute(stock_tree, patch, [UNIT], NullMonitor())
+    assert dict(found.patched) == dict(found.original)
+    assert {name: exports[name].crc for name in found.original} == dict(found.original)
+    assert not list((stock_tree.patched / "fs").glob("*mbcache*.o"))
+
+
+def test_headers_that_are_not_the_kernels(stock_tree: Tree, exports: Exports) -> None:
+    def job(exported: Exports) -> Job:
+        return cast(Job, SimpleNamespace(tree=stock_tree, kernel=SimpleNamespace(exports=exported)))
+
+    units = [cast(Unit, SimpleNamespace(pair=SimpleNamespace(source=UNIT)))]
+    require_shipped(job(exports), units)
+    name = "mb_cache_create"
+    text = f"0x12345678\t{name}\tvmlinux\tEXPORT_SYMBOL\n"
+    altered = MappingProxyType({**exports.by_name, **parse(text).by_name})
+    with pytest.raises(MismatchError, match=f"'{name}' of {UNIT}.*Module.symvers has 0x12345678"):
+        require_shipped(job(Exports(altered)), units)
