@@ -76,7 +76,7 @@ def build(
     shipped = ShippedKernel(files)
     _check_supported(shipped)
     toolchain = find_compiler(files.compiler_text, recorder)
-    folder = _kbuild_path(workdir or _default_workdir(chosen, files))
+    tree = prepare(files, recorder)
     job = Job(
         chosen,
         version,
@@ -84,13 +84,12 @@ def build(
         shipped,
         replace,
         tuple(dict.fromkeys([*cves, *patch.cves])),
-        Workdir(folder),
+        Workdir(_kbuild_path(workdir or _default_workdir(chosen, files))),
         recorder,
         toolchain.text,
         {f"{archive.SOURCES}{source.name}": source.text for source in written},
+        tree,
     )
-    tree = prepare(files, recorder)
-    job = replaced(job, tree=tree)
     with job.work.locked():
         job, pairs = _compiled(job, tree, written, external, max_units)
         units = _differing(job, pairs)
