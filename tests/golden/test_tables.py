@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rebootless.diff import Delta, diff
-from rebootless.diff.delta import PieceKind
+from rebootless.diff.delta import PieceKind, PieceRef
 from rebootless.elf.reader import read
 from rebootless.module.emit import emit
 from rebootless.module.resolve import Proof, Resolver
@@ -260,3 +260,64 @@ def test_what_tools_leave_in_objects_is_no_change(pair: Pair) -> None:
         delta = pair(before, before.replace("helper(1)", "helper(3)"))
         assert [f.name for f in delta.changed] == ["f"] and not delta.refused, section
         assert not [p for p in delta.pieces if p.section == section.split(",")[0]]
+
+
+def test_named_entry_for_a_place_in_patched_code(pair: Pair) -> None:
+    """Macros may give entries names; the place that one tells is that of the old code."""
+    site = """
+    #define SITE(name) asm volatile("1: nop\\n .pushsection new_table,\\"a\\"\\n" \\
+    ".type " #name ", @object\\n .size " #name ", 8\\n " #name ": .quad 1b\\n .popsection")
+    """
+    before = site + "void f(int *p) { helper(1); SITE(one); }\nvoid g(int *p) { helper(2); }"
+    delta = pair(before, before.replace("helper(1)", "helper(3)"))
+    assert [(f.code, f.symbol) for f in delta.refused] == [("unsupported-section", "new_table")]
+    assert not pair(before, before.replace("helper(2)", "helper(3)")).refused
+    pointer = """
+    static void *const used __attribute__((section("callbacks"))) one = (void *)f;
+    """
+    before = "void f(int *p) { helper(1); }\n" + pointer
+    assert not pair(before, before.replace("helper(1)", "helper(3)")).refused
+
+
+def test_code_that_a_function_keeps_in_another_section(pair: Pair) -> None:
+    """Without a symbol: some macros put the unlikely way there."""
+    away = """
+    #define AWAY(n) asm volatile("test %%eax, %%eax\\n jne 1f\\n 2:\\n" \\
+    ".pushsection .text.unlikely,\\"ax\\"\\n 1: mov $" #n ", %%eax\\n call other\\n jmp 2b\\n" \\
+    ".popsection" : : : "memory", "eax")
+    """
+    before = away + "void f(int *p) { AWAY(1); helper(1); }\nvoid g(int *p) { AWAY(2); helper(2); }"
+    assert pair(before, before).is_empty
+    for number, edit in ((2, ("helper(2)", "helper(3)")), (3, ("AWAY(2)", "AWAY(3)"))):
+        delta = pair(before, before.replace(*edit))
+        assert [f.name for f in delta.changed] == ["g"] and not delta.refused
+        (piece,) = (n for n, p in enumerate(delta.pieces) if p.section == ".text.unlikely")
+        assert delta.pieces[piece].data[:5] == b"\xb8" + bytes([number, 0, 0, 0])
+        back = [r.target for r in delta.pieces[piece].relocs]
+        (patched,) = (n for n, p in enumerate(delta.pieces) if p.name == "g")
+        assert PieceRef(patched) in back and PieceRef(piece) in [
+            r.target for r in delta.pieces[patched].relocs
+        ]
+
+
+def test_entry_in_the_middle_of_a_replacement(pair: Pair) -> None:
+    """A place in a replacement does not end it: the kernel copies all of its bytes."""
+    locked = """
+    #define SWAP() asm volatile("661: nop\\n .skip 9, 0x90\\n 662:\\n" \\
+    ".pushsection .altinstructions,\\"a\\"\\n .long 661b - ., 663f - .\\n .word 5\\n" \\
+    ".byte 662b-661b, 664f-663f\\n .popsection\\n" \\
+    ".pushsection .altinstr_replacement,\\"ax\\"\\n" \\
+    "663: inc %%eax\\n 1: lock incl (%0)\\n 2: dec %%eax\\n 664: .popsection\\n" \\
+    ".pushsection .smp_locks,\\"a\\"\\n .balign 4\\n .long 1b - .\\n .popsection\\n" \\
+    ".pushsection __ex_table,\\"a\\"\\n .balign 4\\n .long 1b - ., 2b - ., 3\\n .popsection" \\
+    : : "r" (p) : "memory", "eax")
+    """
+    before = MACROS + locked + "void f(int *p) { SWAP(); helper(1); }\nvoid g(int *p) { SWAP(); }"
+    delta = pair(before, before.replace("helper(1)", "helper(3)"))
+    assert [f.name for f in delta.changed] == ["f"] and not delta.refused
+    (code,) = (n for n, p in enumerate(delta.pieces) if p.section == ".altinstr_replacement")
+    assert delta.pieces[code].size == 7
+    for section, fields in ((".smp_locks", [2]), ("__ex_table", [2, 5])):
+        (table,) = (p for p in delta.pieces if p.name == section)
+        assert [(r.target, r.addend) for r in table.relocs] == [(PieceRef(code), n) for n in fields]
+    assert [f.name for f in pair(before, before.replace("dec %%", "inc %%")).changed] == ["f", "g"]

@@ -106,7 +106,9 @@ def test_every_kind_works_in_a_patched_kernel(
         lab.set("/proc/sys/kernel/task_delayacct", 1)  # its key is on when the patch loads
         lab.set(f"{TRACE}/events/task/task_rename/enable", 1)
         lab.apply()
-        exceptions_and_alternatives(lab.read())
+        said = lab.read()
+        exceptions_and_alternatives(said)
+        assert said["way"] == "1" and "own" not in said and said["second"] == "on"
         warnings(lab)
         static_keys(lab)
         tracepoints(lab)
@@ -139,10 +141,11 @@ def warnings(lab: Lab) -> None:
 
 
 def static_keys(lab: Lab) -> None:
-    """Of the kernel, exported and not; of the patch itself, which changes after three reads."""
+    """Of the kernel, exported or not; of the patch itself, which changes them in its third read."""
     said = lab.read()
     assert said["delayacct"] == "on" and "bpf" not in said
     assert said["own"] == "on" and "second" not in said, "changed by the patch"
+    assert said["way"] == "2", "so is its static call"
     lab.set("/proc/sys/kernel/task_delayacct", 0)
     lab.set("/proc/sys/kernel/bpf_stats_enabled", 1)
     said = lab.read()

@@ -7,7 +7,7 @@ from typing import Protocol
 from ..base.errors import ElfError
 from ..elf.constants import SectionFlag
 from ..elf.model import Section
-from .atoms import Atom, Entries, Kind, Refs, Unit
+from .atoms import Atom, Entries, Kind, Refs, Unit, is_inside
 from .delta import KernelRef, Piece, PieceKind, PieceRef, PieceReloc, TableEntries
 from .tables import ALTERNATIVES, TABLES
 
@@ -62,16 +62,23 @@ def _table_atom(closure: Closure, entries: Entries) -> Atom:
 
 
 def _check_unknown_sections(closure: Closure) -> None:
-    """A table of a kind that is not known here, with entries for included code."""
-    for atom in closure.patched.atoms:
-        if atom.symbols or atom.kind not in (Kind.DATA, Kind.RODATA):
+    """A table of a kind that is not known here, with entries for included code.
+
+    An entry with a name counts if it is about a place within a function: a pointer to a function as
+    a whole may keep to the original, which leads to the new one.
+    """
+    unit = closure.patched
+    for atom in unit.atoms:
+        if atom.kind not in (Kind.DATA, Kind.RODATA) or atom.section not in unit.refs:
             continue
-        if atom.index in closure.piece_of or closure.patched.is_passive(atom):
+        if atom.index in closure.piece_of or unit.is_passive(atom):
             continue
-        for target in dict.fromkeys(closure.patched.refs_of(atom).atom.tolist()):
-            if target in closure.piece_of and closure.patched.section(atom).name:
-                name = closure.patched.atoms[target].name
-                section = closure.patched.section(atom).name
+        refs = unit.refs_of(atom)
+        for target, addend in zip(refs.atom.tolist(), refs.addend.tolist(), strict=True):
+            if target not in closure.piece_of:
+                continue
+            name, section = unit.atoms[target].name, unit.section(atom).name
+            if not atom.symbols or is_inside(unit.atoms[target], addend):
                 closure.find(
                     "unsupported-section",
                     section,

@@ -333,7 +333,8 @@ class Includer:
 
 def _output_section(atom: Atom, section: Section) -> str:
     if atom.kind is Kind.FUNCTION:
-        if section.name in (".static_call.text", ".kprobes.text"):  # the kernel knows these
+        if section.name in (".static_call.text", ".kprobes.text", ".noinstr.text"):
+            # the kernel knows these
             return section.name
         prefix = ".text.unlikely." if section.name.startswith(".text.unlikely") else ".text."
         return prefix + (atom.name or "anonymous")

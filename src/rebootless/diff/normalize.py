@@ -136,10 +136,15 @@ class _Builder:
     def add_section(self, section: Section) -> None:
         if section.name in TABLES:
             self._one_atom(section, Kind.TABLE)
-        elif section.name in SNIPPET_SECTIONS:
+        elif section.name in SNIPPET_SECTIONS or self._is_nameless_code(section):
             self._snippets.append(section)
         elif not (section.is_string_pool or section.is_constant_pool):
             self._cut_at_symbols(section)
+
+    def _is_nameless_code(self, section: Section) -> bool:
+        """Whether macros put parts of functions there, which the functions jump to."""
+        inside = self.elf.symbols_in_section.get(section.index, NOTHING)
+        return section.is_exec and section.size > 0 and not len(inside)
 
     def _one_atom(self, section: Section, kind: Kind) -> None:
         self._place(section, [self._new(kind, section.name, section, 0, section.size)])
@@ -229,7 +234,10 @@ class _Builder:
         return np.array([a.start for a in self.atoms], np.int64)
 
     def cut_snippets(self, active: list[Section]) -> None:
-        """Cuts symbol-less code where anything in the object points into it."""
+        """Cuts symbol-less code where code, or the second field of a table's entry, leads into it.
+
+        The first is a place, which may be anywhere: cut there, a snippet would lose its rest.
+        """
         starts: dict[int, set[int]] = {s.index: {0} for s in self._snippets}
         if not starts:
             return
@@ -241,6 +249,10 @@ class _Builder:
             relocs = self.elf.relocations(section)
             targets = shndx[relocs.symbol]
             hits = np.nonzero(is_cut[targets])[0]
+            if len(hits) and section.name in TABLES:
+                hits = hits[hits % entry_shape(self.elf, section, TABLES[section.name])[1] == 1]
+            if section.name != ALTERNATIVES:
+                hits = hits[[self._is_entered(int(t), section) for t in targets[hits]]]
             for p, trailing in self._with_ends(section, hits):
                 place = int(value[relocs.symbol[p]]) + int(relocs.addend[p]) + trailing
                 starts[int(targets[p])].add(place)
@@ -254,6 +266,14 @@ class _Builder:
                     for start, end in zip(cuts, ends, strict=False)
                 ],
             )
+
+    def _is_entered(self, snippets: int, user: Section) -> bool:
+        """Whether what refers to code without symbols tells where a part of it begins.
+
+        Replacements begin where alternatives say, and nowhere else.
+        """
+        name = self.elf.sections[snippets].name
+        return name != ".altinstr_replacement" and user.index != snippets
 
     def _covering(self, section: int, offset: int) -> int:
         starts = self._starts.get(section)

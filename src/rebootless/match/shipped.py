@@ -101,6 +101,20 @@ class Shipped(Protocol):
         """The name of the section that holds `place`, or ""."""
         ...
 
+    def table(self, section: str) -> tuple[int, int] | None:
+        """Place and size of a special section, or None if there is none that is known."""
+        ...
+
+
+# Where the kernel has the special sections: between two symbols.
+TABLE_BOUNDS = {
+    "__ex_table": ("__start___ex_table", "__stop___ex_table"),
+    "__bug_table": ("__start___bug_table", "__stop___bug_table"),
+    "__jump_table": ("__start___jump_table", "__stop___jump_table"),
+    ".static_call_sites": ("__start_static_call_sites", "__stop_static_call_sites"),
+    ".altinstructions": ("__alt_instructions", "__alt_instructions_end"),
+    ".parainstructions": ("__parainstructions", "__parainstructions_end"),
+}
 
 JUMP_ENTRY = np.dtype([("code", "<i4"), ("target", "<i4"), ("key", "<i8")])
 
@@ -216,13 +230,12 @@ class ShippedVmlinux:
 
     @cached_property
     def _jumps(self) -> JumpTable:
-        start = self.symbols.addresses("__start___jump_table")
-        end = self.symbols.addresses("__stop___jump_table")
-        if not start or not end:
+        extent = self.table("__jump_table")
+        if extent is None:
             return JumpTable({})
-        raw = self.available(start[0], end[0] - start[0])
+        raw = self.available(*extent)
         entries = np.frombuffer(raw[: len(raw) // 16 * 16], JUMP_ENTRY)
-        at = np.uint64(start[0]) + np.arange(len(entries), dtype=np.uint64) * 16
+        at = np.uint64(extent[0]) + np.arange(len(entries), dtype=np.uint64) * 16
         code, target, key = (
             (entries[name].astype(np.int64).astype(np.uint64) + at + shift).tolist()
             for name, shift in (("code", 0), ("target", 4), ("key", 8))
@@ -238,3 +251,9 @@ class ShippedVmlinux:
     def section_name(self, place: int) -> str:
         section = self.image.section_at(place)
         return section.name if section else ""
+
+    def table(self, section: str) -> tuple[int, int] | None:
+        places = [self.symbols.addresses(name) for name in TABLE_BOUNDS.get(section, ())]
+        if len(places) != 2 or not all(places):
+            return None
+        return places[0][0], places[1][0] - places[0][0]

@@ -206,6 +206,10 @@ class ShippedModule:
         section = self._section_at(place)
         return section.name if section else ""
 
+    def table(self, section: str) -> tuple[int, int] | None:
+        found = self.elf.section_by_name.get(section)
+        return (self._bases[found.index], found.size) if found else (0, 0)
+
 
 def _kind(types: U32) -> U32:
     """Relocation types with PLT32 counted as PC32: they compute the same in the kernel."""

@@ -13,6 +13,7 @@ from ..module.resolve import VMLINUX
 from ..safety import Verdict, preflight, quiescence, semantics
 from ..safety.code import CodeUnit
 from ..safety.entries import Entries, ImageEntries, ModuleEntries
+from ..safety.tables import TableCheck
 from .job import Job, Unit
 from .layouts import layouts
 
@@ -66,6 +67,17 @@ def _copies(job: Job, units: Sequence[Unit]) -> Verdict:
     return preflight.check_copies(reached, len(units), foreign)
 
 
+def _tables(job: Job, units: Sequence[Unit]) -> Verdict:
+    """Whether the special sections say of the shipped code what the build's say."""
+    checks = {u.pair.module: TableCheck(job.kernel.shipped(u.pair.module)) for u in units}
+    verdict = Verdict()
+    for unit in units:
+        assert unit.match is not None
+        names = {f.name for f in (*unit.delta.changed, *unit.delta.carried)}
+        verdict += checks[unit.pair.module].verify(unit.orig, unit.match, names)
+    return verdict
+
+
 def _changed(unit: Unit) -> dict[str, str]:
     """The changed functions by their names in the original object -> in the patched one."""
     names = unit.orig.symbols.names
@@ -76,7 +88,7 @@ def _changed(unit: Unit) -> dict[str, str]:
     }
 
 
-CHECKS: tuple[Check, ...] = (layouts, _functions, _copies)
+CHECKS: tuple[Check, ...] = (_tables, layouts, _functions, _copies)
 
 
 def check(job: Job, units: Sequence[Unit]) -> Verdict:

@@ -21,5 +21,7 @@
 	if (atomic_read(&rl_reads) == 3) {
 		static_branch_enable(&rl_own_key);
 		static_branch_disable(&rl_second_key);
+		static_call_update(rl_way, rl_second_way);
 	}
 	seq_printf(m, "rl resched %d %*ph\n", rl_resched(), 16, rl_resched);
+	seq_printf(m, "rl way %d\n", static_call(rl_way)());

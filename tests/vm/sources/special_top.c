@@ -2,6 +2,7 @@
 #include <linux/filter.h>
 #include <linux/delayacct.h>
 #include <linux/sched/cputime.h>
+#include <linux/static_call.h>
 #include <linux/uaccess.h>
 #include <asm/paravirt.h>
 #include <asm/msr.h>
@@ -10,6 +11,18 @@ DEFINE_STATIC_KEY_FALSE(rl_own_key);
 static DEFINE_STATIC_KEY_TRUE(rl_second_key);
 static atomic_t rl_reads;
 u64 (*volatile rl_steal)(int cpu);
+
+static int rl_first_way(void)
+{
+	return 1;
+}
+
+static int rl_second_way(void)
+{
+	return 2;
+}
+
+DEFINE_STATIC_CALL(rl_way, rl_first_way);
 
 static u64 rl_paravirt_steal(int cpu)
 {
