@@ -72,4 +72,4 @@ def _is_added(body: Body, n: int) -> bool:
 
 def named(values: frozenset[int]) -> str:
     """The values as the kernel's source writes them, in order of their numbers."""
-    return ", ".join(f"-{NAMES[value]}" for value in sorted(values))
+    return ", ".join("-EPERM (or plain -1)" if v == 1 else f"-{NAMES[v]}" for v in sorted(values))

@@ -124,9 +124,9 @@ def _judge(code: CodeUnit, name: str, threads: dict[str, str], hz: int) -> Findi
         return _finding(
             SLEEPS,
             plain,
-            f"may be on a stack for long: it {why}. The transition waits for such tasks; livepatch "
-            "interrupts their sleep after about 15 s (`apply --signal-after` sooner), or wait "
-            "longer with `apply --wait`",
+            f"may be on a stack for long: it {why}. The transition waits for such tasks. After "
+            "about 15 s the kernel wakes them by a signal (system calls as epoll_wait() then end "
+            "with EINTR), so give `apply --wait` more than that, or patch a function that it calls",
         )
     return None
 
