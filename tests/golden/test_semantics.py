@@ -174,6 +174,15 @@ def test_locks_taken_the_other_way_round(compare: Compare, second: str) -> None:
     assert "lock-order-changed" not in codes(compare(nested, one_after_the_other))
 
 
+def test_a_lock_whose_place_is_not_known_is_no_other_lock(compare: Compare) -> None:
+    """`add 24(%rdi), %rdi`: per-CPU and computed places."""
+    text = """int f(struct thing *t) {
+        asm volatile("add 24(%%%%rdi), %%%%rdi; call mutex_lock" : "+D" (t) : : "memory");
+        mutex_lock(&t->one);
+        t->x = step(t) + %s; mutex_unlock(&t->one); mutex_unlock(&big); return 0; }"""
+    assert not compare(text % "1", text % "2")
+
+
 def test_changed_errors_are_named(compare: Compare) -> None:
     body = "int f(struct thing *t) { if (t->x == {0}) return {1}; t->x = 9; return step(t); }"
 

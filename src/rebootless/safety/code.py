@@ -22,6 +22,7 @@ from ..elf.model import ElfFile
 
 RETURN_THUNK = "__x86_return_thunk"
 IMMEDIATES = (OpKind.IMMEDIATE32, OpKind.IMMEDIATE32TO64, OpKind.IMMEDIATE64)
+SIGNED = (*IMMEDIATES, OpKind.IMMEDIATE8TO32, OpKind.IMMEDIATE8TO64)  # small ones included
 LOOK_BACK = 24  # instructions between the load of a constant and its use
 _ONLY_READ = (Mnemonic.CMP, Mnemonic.TEST, Mnemonic.PUSH)
 _RELATIVE = (Reloc.PC32, Reloc.PLT32)

@@ -6,7 +6,7 @@ import errno
 
 from iced_x86 import Mnemonic, OpKind, RegisterExt
 
-from .code import IMMEDIATES, Body
+from .code import SIGNED, Body
 
 # linux, include/linux/errno.h: values that user space never sees, and the kernel's own names.
 _KERNEL = {
@@ -28,16 +28,13 @@ def error_values(body: Body) -> frozenset[int]:
     found = set()
     for n, step in enumerate(body.steps):
         raw = step.raw
-        if step.target is not None or raw.op_count != 2 or raw.op1_kind not in _CONSTANTS:
+        if step.target is not None or raw.op_count != 2 or raw.op1_kind not in SIGNED:
             continue
         value = _signed(raw.immediate(1), 64 if raw.op1_kind == OpKind.IMMEDIATE64 else 32)
         if -value not in NAMES or not _is_value(body, n, value):
             continue
         found.add(-value)
     return frozenset(found)
-
-
-_CONSTANTS = (*IMMEDIATES, OpKind.IMMEDIATE8TO32, OpKind.IMMEDIATE8TO64)
 
 
 def _signed(value: int, bits: int) -> int:

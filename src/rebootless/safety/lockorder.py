@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from iced_x86 import Mnemonic, OpKind, Register, RegisterExt
 
-from .code import LOOK_BACK, Body
+from .code import LOOK_BACK, SIGNED, Body
 from .pairing import LOCKS, Kind, Side, side_of
 
 _KINDS = tuple(kind for kind in LOCKS if kind.ordered)
@@ -91,7 +91,7 @@ def _identity(body: Body, at: int) -> str:
             return f"'{step.target.name}{offset}'"
         if raw.mnemonic == Mnemonic.LEA:
             return f"at +{raw.memory_displacement & 0xFFFFFFFF:#x}"
-        if raw.mnemonic == Mnemonic.ADD and raw.op1_kind != OpKind.REGISTER:
+        if raw.mnemonic == Mnemonic.ADD and raw.op1_kind in SIGNED:
             return f"at +{raw.immediate(1) & 0xFFFFFFFF:#x}"
         if raw.mnemonic != Mnemonic.MOV or raw.op1_kind != OpKind.REGISTER:
             return ""
