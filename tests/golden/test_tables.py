@@ -321,3 +321,27 @@ def test_entry_in_the_middle_of_a_replacement(pair: Pair) -> None:
         (table,) = (p for p in delta.pieces if p.name == section)
         assert [(r.target, r.addend) for r in table.relocs] == [(PieceRef(code), n) for n in fields]
     assert [f.name for f in pair(before, before.replace("dec %%", "inc %%")).changed] == ["f", "g"]
+    delta = pair(before, before.replace("2b - ., 3", "2b - ., 4"))
+    assert [f.name for f in delta.changed] == ["f", "g"], "it is handled otherwise"
+
+
+def test_order_of_alternatives_of_one_place(pair: Pair) -> None:
+    """Of those whose feature is there, the kernel takes the last."""
+    twice = """
+    #define TWICE(one, two) asm volatile("661: .skip 3, 0x90\\n 662:\\n" \\
+    ".pushsection .altinstructions,\\"a\\"\\n" \\
+    ".long 661b - ., 663f - .\\n .word " #one "\\n .byte 3, 664f-663f\\n" \\
+    ".long 661b - ., 664f - .\\n .word " #two "\\n .byte 3, 665f-664f\\n .popsection\\n" \\
+    ".pushsection .altinstr_replacement,\\"ax\\"\\n 663: lfence\\n 664: mfence\\n 665:\\n" \\
+    ".popsection" : : : "memory")
+    #define SWAPPED(one, two) asm volatile("661: .skip 3, 0x90\\n 662:\\n" \\
+    ".pushsection .altinstructions,\\"a\\"\\n" \\
+    ".long 661b - ., 664f - .\\n .word " #two "\\n .byte 3, 665f-664f\\n" \\
+    ".long 661b - ., 663f - .\\n .word " #one "\\n .byte 3, 664f-663f\\n .popsection\\n" \\
+    ".pushsection .altinstr_replacement,\\"ax\\"\\n 663: lfence\\n 664: mfence\\n 665:\\n" \\
+    ".popsection" : : : "memory")
+    """
+    before = twice + "void f(void) { TWICE(5, 6); }\nvoid g(void) { TWICE(5, 6); helper(1); }"
+    assert pair(before, before).is_empty
+    delta = pair(before, before.replace("g(void) { TWICE", "g(void) { SWAPPED"))
+    assert [f.name for f in delta.changed] == ["g"]

@@ -22,6 +22,8 @@ _SNIPPET = -3  # stands for any snippet inside of another
 _EXTERNAL_BASE = -16  # -16 - n stands for the n-th external name
 _SNIPPET_BASE = 1 << 40  # plus n stands for the n-th snippet by content: bytes and references
 
+EntryValue = tuple[int, bytes, tuple[tuple[int, int, int], ...]]  # place, bytes, the other fields
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -77,6 +79,7 @@ def _keys(
             name = unit.elf.symbols.names[refs.symbol[position]]
             keys[position] = _EXTERNAL_BASE - names.setdefault(name, len(names))
         found[section] = keys
+    held = _held_by_snippets(unit, found, snippets)
     for atom in snippets:
         refs = unit.refs_of(atom)
         targets = _slice(found, unit, atom).tolist() if len(refs.offset) else []
@@ -86,6 +89,7 @@ def _keys(
             tuple(refs.type.tolist()),
             tuple(refs.addend.tolist()),
             tuple(targets),
+            tuple((name, tuple(values)) for name, values in held.get(atom.index, {}).items()),
         )
         mapping[atom.index] = _SNIPPET_BASE + contents.setdefault(content, len(contents))
     if snippets:
@@ -93,6 +97,17 @@ def _keys(
             keys = mapping[refs.atom]
             found[section] = np.where(keys >= _SNIPPET_BASE, keys, found[section])
     return found
+
+
+def _held_by_snippets(
+    unit: Unit, keys: dict[int, I64], snippets: list[Atom]
+) -> dict[int, dict[str, list[EntryValue]]]:
+    """The entries for places in snippets (an exception in a replacement): there are seldom any."""
+    indices = np.array([atom.index for atom in snippets], np.int64)
+    tables = (t for t in unit.tables if TABLES[t.section.name].compared)
+    if not len(indices) or not any(np.isin(t.owner, indices).any() for t in tables):
+        return {}
+    return _entries_by_function(unit, keys)
 
 
 def _canonical_pools(patched: Unit, correlation: Correlation) -> I64:
@@ -180,12 +195,14 @@ class _TableIndex:
     def difference(self, a: Atom, b: Atom) -> str | None:
         ours, theirs = self._orig.get(a.index, {}), self._patched.get(b.index, {})
         for section in ours.keys() | theirs.keys():
-            if sorted(ours.get(section, ())) != sorted(theirs.get(section, ())):
+            if _by_place(ours.get(section, [])) != _by_place(theirs.get(section, [])):
                 return f"different entries in {section}"
         return None
 
 
-EntryValue = tuple[int, bytes, tuple[tuple[int, int, int], ...]]
+def _by_place(entries: list[EntryValue]) -> list[EntryValue]:
+    """Those of one place keep their order: of several alternatives, the last that fits is taken."""
+    return sorted(entries, key=lambda entry: entry[0])
 
 
 def _entries_by_function(

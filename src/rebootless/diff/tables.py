@@ -4,6 +4,9 @@ An entry of such a section describes a place in a function: an exception fixup, 
 jump label... When a function goes into the patch, its entries go along. The size of an entry is
 never a constant here: it follows from where the relocations are, so a kernel that widens
 `struct alt_instr` needs no change.
+
+Of `.smp_locks`, kernels use what lies within `.text` of a module, and our functions are in sections
+of their own: their lock prefixes stay on a machine with one processor, which only costs time.
 """
 
 from __future__ import annotations
