@@ -223,6 +223,17 @@ def test_ignored_section(marked: Marked) -> None:
     assert names(delta) == {"f"} and not delta.refused and not delta.new_data
 
 
+def test_ignored_initcall(marked: Marked) -> None:
+    call = (
+        "static init int setup(void) { return helper(1); }\n"
+        "int (*__initcall__kmod_unit__1_2_setup6)(void) used "
+        '__attribute__((section(".initcall6.init"))) = setup;\n'
+    )
+    assert codes(marked(BODY, CHANGED + call).refused) == [("initcall-added", "setup")]
+    delta = marked(BODY, f'{CHANGED}{call}REBOOTLESS_IGNORE_SECTION(".initcall6.init");')
+    assert names(delta) == {"f"} and not delta.refused and not delta.new
+
+
 @pytest.mark.parametrize(
     ("mark", "refused", "warned"),
     [

@@ -132,6 +132,8 @@ def _names(unit: Unit, rule: _Rule) -> list[str]:
     for section in unit.elf.sections:
         if not section.name.startswith(rule.prefixes) or section.name.startswith("__tracepoints_"):
             continue
+        if section.name in unit.ignored_sections:
+            continue
         for symbol in unit.elf.symbols_in_section.get(section.index, ()):
             name = table.names[int(symbol)]
             if match := _INITCALL.match(name):
