@@ -11,6 +11,10 @@ from rebootless import pipeline
 from rebootless.base.errors import RefusedError
 from rebootless.compile.tree import Tree
 from rebootless.pipeline.artifact import BuildResult
+from rebootless.pipeline.kernel import ShippedKernel
+from rebootless.pipeline.layouts import shipped_types
+from rebootless.provider.base import KernelFiles
+from rebootless.types.btf import parse
 
 UNIT = "fs/binfmt_misc.c"
 MEMBER = "\tunsigned long flags;\t\t/* type, status, etc. */\n"
@@ -40,7 +44,9 @@ def build(
     return run
 
 
-def test_a_larger_type_is_refused_with_both_layouts(build: Build) -> None:
+def test_a_larger_type_is_refused_with_both_layouts(
+    build: Build, stock_kernel: KernelFiles, tmp_path: Path
+) -> None:
     with pytest.raises(RefusedError) as error:
         build(MEMBER, MEMBER + "\tunsigned long hits;\n")
     (finding,) = error.value.refusals
@@ -50,6 +56,11 @@ def test_a_larger_type_is_refused_with_both_layouts(build: Build) -> None:
     assert "+ 24 8 long unsigned int hits" in lines
     assert "> 24 4 int offset 32 4 int offset" in lines
     assert error.value.hint and "Rebootless-Accept: layout-changed Node" in error.value.hint
+    for side, differs in (("1-orig", []), ("2-patched", ["typedef Node"])):
+        types = parse((tmp_path / f"w/{side}/fs/binfmt_misc.btf").read_bytes(), name=side)
+        shipped = shipped_types(ShippedKernel(stock_kernel))("binfmt_misc")
+        assert shipped is not None
+        assert [c.title for c in shipped.differing(types)] == differs
 
 
 def test_a_member_in_free_bytes_is_built_with_a_warning(build: Build) -> None:

@@ -15,6 +15,7 @@ from rebootless.elf.reader import parse as parse_elf
 from rebootless.safety import Verdict
 from rebootless.safety.layout import type_findings
 from rebootless.safety.prototypes import Outside, prototype_findings
+from rebootless.safety.shippedtypes import ShippedTypes, shipped_findings
 from rebootless.safety.typediff import compare_types
 from rebootless.types.btf import Btf, parse
 
@@ -255,3 +256,33 @@ def test_a_prototype_of_unchanged_code_is_no_change(judge: Judge) -> None:
     before = "int f(int x) { return helper(x); } int g(int x) { return helper(2 * x); }"
     after = before.replace("f(int", "f(unsigned int").replace("2 * x", "3 * x")
     assert judge(before, after, Outside(callers=("far_away",))) == Verdict()
+
+
+def test_types_are_those_of_the_shipped_kernel(compile_c: Callable[..., Path]) -> None:
+    names = "struct s { int a; struct later *p; }; int f(struct s *s) { return s->a; }"
+    more = "struct later { int x; }; struct t { int y; };"
+    use = "int g(struct later *l) { return l->x; } int h(struct t *t) { return t->y; }"
+    shipped = btf_of(compile_c(more + names + use, "shipped", "-g"))
+    same, other = (
+        btf_of(compile_c(text, name, "-g"))
+        for text, name in ((names, "same"), (names.replace("int a;", "int b, a;"), "other"))
+    )
+    assert ShippedTypes(shipped).differing(same) == ()  # the kernel knows more of `later`
+    (finding,) = shipped_findings("x.c", ShippedTypes(shipped).differing(other))
+    assert (finding.code, finding.symbol) == ("layout-not-shipped", "s")
+    assert "+ 0 4 int b" in " ".join(finding.message.split())
+    assert ShippedTypes(same).differing(shipped) == ()  # what is not shipped says nothing
+
+
+def test_one_of_several_shipped_types_of_a_name_is_enough(compile_c: Callable[..., Path]) -> None:
+    text = """
+int f(int *p) { struct local { int a; } *l = (void *)p; return l->a; }
+int g(int *p) { struct local { int a, b; } *l = (void *)p; return l->b; }
+"""
+    shipped = btf_of(compile_c(text, "shipped", "-g"))
+    unit = btf_of(compile_c(text.replace("int a;", "int a, b, c;"), "unit", "-g"))
+    assert [c.title for c in ShippedTypes(shipped).differing(unit)] == ["struct local"]
+    assert (
+        ShippedTypes(unit).differing(btf_of(compile_c(text[50:].split("\n", 1)[1], "g", "-g")))
+        == ()
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ..base.fs import read_bytes
@@ -12,16 +12,20 @@ from ..compile.runner import Outcome, run_all
 from ..diff.delta import Finding
 from ..diff.names import cold_parent
 from ..match.users import users_of
+from ..module.resolve import VMLINUX
 from ..safety import Verdict
 from ..safety.layout import type_findings
 from ..safety.prototypes import Outside, prototype_findings
+from ..safety.shippedtypes import ShippedTypes, shipped_findings
 from ..safety.typechange import TypeChanges
 from ..safety.typediff import compare_types
 from ..types.btf import Btf
 from ..types.btf import parse as parse_btf
 from .job import Job, Unit
+from .kernel import ShippedKernel
 from .versions import require_shipped, version_findings
 
+BTF = ".BTF"
 PROGRAMS_AT_ONCE = 2
 
 
@@ -34,19 +38,39 @@ def layouts(job: Job, units: Sequence[Unit]) -> Verdict:
     require_shipped(job, units)
     objects = [path for unit in units for path in (unit.pair.orig, unit.pair.patched)]
     failed = _describe(objects)
+    shipped = shipped_types(job.kernel)
     verdict, touched = Verdict(), []
     for unit in units:
         pair = unit.pair
         if why := failed.get(pair.orig) or failed.get(pair.patched):
             verdict += Verdict(warnings=(_unchecked(pair.source, why),))
             continue
-        changes = compare_types(_types(pair.orig), _types(pair.patched))
+        original = _types(pair.orig)
+        if (known := shipped(pair.module)) is not None:
+            verdict += Verdict(shipped_findings(pair.source, known.differing(original)))
+        changes = compare_types(original, _types(pair.patched))
         if changes != TypeChanges():
             touched.append(unit)
         verdict += type_findings(changes)
         elsewhere = functools.partial(_outside, job, units, unit)
         verdict += Verdict(prototype_findings(changes, unit.orig, unit.delta, elsewhere))
     return verdict + Verdict(version_findings(job, touched))
+
+
+def shipped_types(kernel: ShippedKernel) -> Callable[[str], ShippedTypes | None]:
+    """Tells the types of vmlinux or of a module as they are shipped; None for what lacks them."""
+
+    @functools.cache
+    def of(module: str) -> ShippedTypes | None:
+        base = None if module == VMLINUX else of(VMLINUX)
+        elf = kernel.image.elf if module == VMLINUX else kernel.module(module).elf
+        section = elf.section_by_name.get(BTF)
+        if section is None or (base is None and module != VMLINUX):
+            return None
+        types = parse_btf(section.data, name=f"types of {module}", base=base.btf if base else None)
+        return ShippedTypes(types, base)
+
+    return of
 
 
 def _outside(job: Job, units: Sequence[Unit], unit: Unit, symbol: int) -> Outside:

@@ -18,6 +18,7 @@ ACCEPTABLE = frozenset(
         "crc-changed",  # modules may never see what changes
         "enum-changed",  # no object and no code that is not patched may have the value
         "layout-changed",  # the type's objects may never be seen by code that is not patched
+        "layout-not-shipped",  # the kernel's description of itself may be at fault
         "prototype-changed",  # the old callers may pass what the new code takes
         "static-local-removed",  # the value that is lost may not matter
     }

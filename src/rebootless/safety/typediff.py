@@ -38,7 +38,7 @@ def compare_types(old: Btf, new: Btf) -> TypeChanges:
             if a.signature(old.targets[ours]) != b.signature(new.targets[theirs]):
                 prototypes.append(_prototype(old, new, name, ours, theirs))
         else:
-            changes.append(_change(a, b, word, name, ours, theirs))
+            changes.append(type_change(a, b, word, name, ours, theirs))
     found = [c for c in changes if c.effect is not Effect.NONE]
     found += _constants(old, new)
     return TypeChanges(
@@ -50,8 +50,8 @@ def compare_types(old: Btf, new: Btf) -> TypeChanges:
 def _different(old: Btf, new: Btf) -> Iterator[tuple[Key, int, int]]:
     """The pairs of definitions of one name that are not the same at first sight."""
     twins = Twins(old, new)
-    theirs = _definitions(new)
-    for key, numbers in _definitions(old).items():
+    theirs = definitions(new)
+    for key, numbers in definitions(old).items():
         others = theirs.get(key, [])
         if len(numbers) == len(others) == 1:
             if not twins.same_definition(numbers[0], others[0]):
@@ -62,9 +62,10 @@ def _different(old: Btf, new: Btf) -> Iterator[tuple[Key, int, int]]:
             yield from ((key, a, b) for a, b in zip(left, over, strict=False))
 
 
-def _definitions(btf: Btf) -> dict[Key, list[int]]:
+def definitions(btf: Btf, *, functions: bool = True) -> dict[Key, list[int]]:
+    """The types of a section by kind and name, without those of its base."""
     found: dict[Key, list[int]] = {}
-    for kind, name, number in btf.named():
+    for kind, name, number in btf.named(functions=functions):
         found.setdefault((WORDS[kind], name), []).append(number)
     return found
 
@@ -77,7 +78,7 @@ def _prototype(old: Btf, new: Btf, name: str, ours: int, theirs: int) -> Prototy
     )
 
 
-def _change(a: Shapes, b: Shapes, word: str, name: str, ours: int, theirs: int) -> TypeChange:
+def type_change(a: Shapes, b: Shapes, word: str, name: str, ours: int, theirs: int) -> TypeChange:
     """How one type differs; its effect is NONE if it serves the same code as it was."""
     first, second = a.resolved(ours), b.resolved(theirs)
     kinds = a.btf.kinds[first], b.btf.kinds[second]

@@ -191,10 +191,11 @@ class Btf:
             number = self.targets[number]
         raise self.broken(start, "has qualifiers that never end")
 
-    def named(self) -> Iterator[tuple[Kind, str, int]]:
+    def named(self, *, functions: bool = True) -> Iterator[tuple[Kind, str, int]]:
         """Kind, name and number of each struct, union, enum, typedef and function of its own."""
+        wanted = NAMED if functions else NAMED[:-1]
         for number in self.numbers():
-            if (kind := self.kinds[number]) in NAMED and (text := self._head(number)[0]):
+            if (kind := self.kinds[number]) in wanted and (text := self._head(number)[0]):
                 yield KINDS[kind], self.text(text), number
 
     def broken(self, number: int, what: str) -> ElfError:
