@@ -232,3 +232,30 @@ def test_constant_pools(pair: Pair) -> None:
     delta = pair(before, before.replace("3.25", "3.5"), *options)
     assert changed(delta) == {"g"} and own_refs(delta, piece(delta, "g")) == {""}
     assert not pair(before, "double e(double x) { return x * 9; }\n" + before, *options).changed
+
+
+@BOTH
+def test_variables_that_bear_the_names_of_macros(pair: Pair) -> None:
+    """`descriptor` and `once` of a file are its own, though macros and sections are named so."""
+    before = """
+    int once = 1;
+    static int descriptor = 2, _rs = 3;
+    struct { int a; } __key = { 4 };
+    int f(int x) { return once++ + descriptor++ + _rs++ + __key.a++ + helper(x); }
+    """
+    delta = pair(before, before.replace("helper", "other"))
+    assert changed(delta) == {"f"} and not delta.new_data
+    assert {"once", "descriptor", "_rs", "__key"} <= kernel_refs(piece(delta, "f"))
+    for name, value in (("once", 1), ("descriptor", 2), ("__key", 4)):
+        edit = f"{name} = {{ 9" if name == "__key" else f"{name} = 9"
+        old = f"{name} = {{ {value}" if name == "__key" else f"{name} = {value}"
+        assert codes(pair(before, before.replace(old, edit))) == [("data-changed", name)]
+
+
+@BOTH
+def test_renamed_variable_is_told(pair: Pair) -> None:
+    before = "static int count = 3;\nint f(int x) { return helper(x) + count++; }\n"
+    delta = pair(before, before.replace("count", "counter"))
+    assert [(w.code, w.symbol) for w in delta.warnings] == [("data-renamed", "count")]
+    assert delta.new_data == ("counter",)
+    assert not pair(before, before.replace(" + count++", "")).warnings

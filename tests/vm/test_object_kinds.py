@@ -29,6 +29,7 @@ EDITS = {
         VERSION,
         """
 #include <linux/percpu.h>
+int cmdline_proc_show(struct seq_file *m, void *v);
 DEFINE_PER_CPU(unsigned long, rl_reads) = 5;
 static DEFINE_PER_CPU_SHARED_ALIGNED(unsigned long, rl_private);
 static int rl_bss[3];
@@ -55,12 +56,18 @@ int (*rl_call)(int) = rl_twice;
 			*rl_pointers[1] == rl_bss[2], rl_names[rl_bss[2] < 0], rl_names[rl_bss[2] > 0],
 			rl_call(rl_ro), rl_absent ? "present" : "absent");
 	seq_printf(m, "rl_self %pS\\nrl_new %pS\\n", version_proc_show, rl_twice);
+	cmdline_proc_show(m, v);
 """,
     ),
     # the new per-CPU variable of another unit
     "fs/proc/uptime.c": (
         UPTIME,
         f"DECLARE_PER_CPU(unsigned long, rl_reads);\n\n{UPTIME}\tper_cpu(rl_reads, 1) += 1000;\n",
+    ),
+    # a static function that the patch makes global, and does nothing else there
+    "fs/proc/cmdline.c": (
+        "static int cmdline_proc_show(",
+        "int cmdline_proc_show(struct seq_file *m, void *v);\nint cmdline_proc_show(",
     ),
     # a weak function of the unit that another unit overrides
     "fs/proc/meminfo.c": (
@@ -105,6 +112,7 @@ set -- $(counts 1)
 grep -q '^rl_data 8 1 alpha beta 8 absent$' /proc/version || fail "data"
 grep -q '^rl_self version_proc_show+0x0/0x[0-9a-f]*$' /proc/version || fail "pointer to old"
 grep -q '^rl_new rl_twice+0x0/.*\[' /proc/version || fail "pointer to new"
+grep -qF "$(cat /proc/cmdline)" /proc/version || fail "static made global"
 grep -A1 '^rl_meminfo$' /proc/meminfo | grep -q DirectMap4k || fail "weak: $(cat /proc/meminfo)"
 [ "$(uname -n)" = rl-node ] || fail "system call: $(uname -a)"
 inodes=$(cut -f1 /proc/sys/fs/inode-nr)

@@ -36,7 +36,10 @@ def carry(
     while work:
         index = work.pop()
         atom = old.atoms[index]
-        if index in traced or index in carried or not _is_private_code(old, atom):
+        if index in traced or index in carried:
+            continue
+        partner = new.atoms[int(correlation.to_patched[index])]
+        if not (_is_private_code(old, atom) and _is_private_code(new, partner)):
             continue
         callers = _callers(old, new, correlation, index)
         if not callers:

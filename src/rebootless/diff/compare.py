@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..elf.constants import Binding
-from .atoms import I64, NO_ATOM, POOLED, Atom, Entries, Kind, Unit
+from ..elf.constants import Binding, Reloc
+from .atoms import I64, NO_ATOM, POOLED, Atom, Entries, Kind, Refs, Unit
 from .correlate import Correlation
 from .names import carries_line, is_special_static
 from .tables import TABLES
@@ -86,7 +86,7 @@ def _keys(
         content = (
             unit.data(atom),
             tuple((refs.offset - atom.start).tolist()),
-            tuple(refs.type.tolist()),
+            tuple(_kinds(refs).tolist()),
             tuple(refs.addend.tolist()),
             tuple(targets),
             tuple((name, tuple(values)) for name, values in held.get(atom.index, {}).items()),
@@ -156,7 +156,7 @@ def _reference_difference(orig: Unit, patched: Unit, a: Atom, b: Atom, keys: _Ke
         return None
     same = (
         (ours.offset - a.start == theirs.offset - b.start)
-        & (ours.type == theirs.type)
+        & (_kinds(ours) == _kinds(theirs))
         & (ours.addend == theirs.addend)
         & (_slice(keys.orig, orig, a) == _slice(keys.patched, patched, b))
     )
@@ -167,6 +167,11 @@ def _reference_difference(orig: Unit, patched: Unit, a: Atom, b: Atom, keys: _Ke
     return (
         f"reference at +{where:#x} is now to {target_name(patched, theirs.atom, theirs.symbol, at)}"
     )
+
+
+def _kinds(refs: Refs) -> I64:
+    """The types of relocations: those of calls are one, whether the target is global or not."""
+    return np.where(refs.type == Reloc.PLT32, int(Reloc.PC32), refs.type)
 
 
 def _slice(keys: dict[int, I64], unit: Unit, atom: Atom) -> I64:

@@ -28,6 +28,7 @@ from .verdict import (
     data_findings,
     function_findings,
     move_warnings,
+    renaming_warnings,
     traced_functions,
 )
 
@@ -72,6 +73,7 @@ def diff(orig: ElfFile, patched: ElfFile) -> Delta:
     inclusion = include(old, new, correlation, roots, copies)
     refused = [*_better_told(refused, inclusion.findings), *inclusion.findings]
     warnings += _removed_warnings(old, correlation) + move_warnings(old, new, correlation)
+    warnings += renaming_warnings(old, new, correlation)
     entered = {i: reason for i, reason in to_patch.items() if i not in carried}
     along = {i: reason for i, reason in to_patch.items() if i in carried}
     return Delta(

@@ -108,14 +108,16 @@ def local_name(name: str) -> str | None:
 
 def is_special_static(name: str, section: str) -> bool:
     """Whether a data symbol is one that macros make, and that is always included anew."""
-    base = local_name(name) or name
+    local = local_name(name)
+    base = local or name
     if base in _KEPT_STATICS:
         return False
     return (
-        base in SPECIAL_STATICS
+        (local is not None and base in SPECIAL_STATICS)
         or name.startswith(_SPECIAL_PREFIXES)
         or base.startswith(_SPECIAL_PREFIXES)
-        or section in _SPECIAL_DATA_SECTIONS
+        # -fdata-sections puts a variable that is named `once` there, too
+        or (section in _SPECIAL_DATA_SECTIONS and section != f".data.{name}")
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 
-from .atoms import NO_ATOM, POOLED, Atom, Kind, Unit, is_inside
+from .atoms import I64, NO_ATOM, POOLED, Atom, Kind, Unit, is_inside
 from .compare import Comparison
 from .correlate import Correlation
 from .delta import Finding
@@ -13,6 +13,7 @@ from .names import (
     is_boot_only,
     is_compilers_text,
     is_init_text,
+    is_plain_data_section,
     is_special_static,
     local_name,
     source_name,
@@ -225,6 +226,37 @@ def function_findings(
     else:
         warnings += init
     return refused, warnings, unpatchable
+
+
+def renaming_warnings(orig: Unit, patched: Unit, correlation: Correlation) -> list[Finding]:
+    """Variables that are gone where one of the same size is new: only renamed, perhaps."""
+    gone = _variables(orig, correlation.to_patched)
+    fresh = _variables(patched, correlation.to_orig)
+    return [
+        Finding(
+            "data-renamed",
+            old.name,
+            f"'{old.name}' is gone, and '{new.name}' of the same size is new: if it was only "
+            "renamed, its value in the running kernel is lost; keep the old name",
+        )
+        for old in gone
+        for new in fresh
+        if old.size == new.size and orig.section(old).type == patched.section(new).type
+    ]
+
+
+def _variables(unit: Unit, partner: I64) -> list[Atom]:
+    """The writable variables of a file that have no partner, static locals left out."""
+    return [
+        a
+        for a in unit.atoms
+        if a.kind is Kind.DATA
+        and a.symbols
+        and partner[a.index] == NO_ATOM
+        and local_name(a.name) is None
+        and is_plain_data_section(unit.section(a).name)
+        and not is_special_static(a.name, unit.section(a).name)
+    ]
 
 
 def move_warnings(orig: Unit, patched: Unit, correlation: Correlation) -> list[Finding]:

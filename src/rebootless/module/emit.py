@@ -130,6 +130,8 @@ class _Emitter:
             )
             self._sections[piece.section] = section
             self.obj.sections.append(section)
+        if section.type == SectionType.NOBITS and piece.section_type != section.type:
+            section.type, section.data = piece.section_type, bytes(section.size or 0)
         section.align = max(section.align, piece.align)
         align = max(piece.align, 1)
         base = -(-((section.size or 0) + len(piece.prefix)) // align) * align

@@ -77,12 +77,18 @@ def _never(name: str, position: int) -> bool:
     return False
 
 
+def _nowhere(name: str) -> bool:
+    """The default for `Resolver.is_exposed`: no static becomes global."""
+    return False
+
+
 @dataclass(frozen=True)
 class Resolver:
     """Resolves the references of one unit, which belongs to `object` (vmlinux or a module).
 
     `read_only` tells whether the symbol of vmlinux with a name and a livepatch position lies where
-    the kernel is read-only once it has booted.
+    the kernel is read-only once it has booted; `is_exposed` whether a name is static in a unit of
+    the kernel and global in the patched source.
     """
 
     object: str
@@ -91,6 +97,7 @@ class Resolver:
     proofs: Mapping[int, Proof]
     positions: Positions
     read_only: Callable[[str, int], bool] = _never
+    is_exposed: Callable[[str], bool] = _nowhere
 
     def becomes_read_only(self, target: Resolved) -> bool:
         """Whether a target in the kernel proper cannot be written to once the kernel has booted."""
@@ -182,9 +189,23 @@ class Resolver:
                     f"{owner} has {len(positions)} symbols '{ref.name}', and the patched code is "
                     "the first to refer to it: which one is meant cannot be proven",
                 )
+        if self.is_exposed(ref.name):
+            return self._exposed(ref.name)
         if ref.is_weak:
             return Plain(ref.name, is_weak=True)
         return self._unknown(ref.name)
+
+    def _exposed(self, name: str) -> Resolved | Finding:
+        """A symbol that the patch makes global: still a local one in the kernel."""
+        places = self.positions.places_of(self.object, name)
+        if len(places) == 1:
+            return Livepatch(self.object, name, 0)
+        return Finding(
+            "ambiguous-symbol",
+            name,
+            f"the patch makes '{name}' global, of which {self.object} has {len(places)}: which one "
+            "is meant cannot be proven; reach it through a function of its unit",
+        )
 
     def _unknown(self, name: str) -> Finding:
         private = [o for o in (self.object, VMLINUX) if self.positions.places_of(o, name)]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace as replaced
 from pathlib import Path
 
@@ -39,6 +40,7 @@ from .artifact import BuildResult, write_bundle
 from .external import ExternalModule, compile_external
 from .job import Job, Unit
 from .kernel import ShippedKernel, find
+from .newly_global import exposed_names, taken_names
 
 
 def build(
@@ -95,7 +97,7 @@ def build(
         units = _differing(job, pairs)
         units = _matched(job, units)
         _judged(job, units)
-        units = _emitted(job, units)
+        units = _emitted(job, units, pairs)
         telling.warn_of_unused(job)
         module = _linked(job, units, tree)
     output = output or Path(f"{naming.short_name(chosen)}{archive.SUFFIX}")
@@ -245,8 +247,10 @@ def _originals(delta: Delta) -> set[int]:
     return {ref.orig_symbol for ref in refs if ref.orig_symbol is not None}
 
 
-def _emitted(job: Job, units: Sequence[Unit]) -> list[Unit]:
+def _emitted(job: Job, units: Sequence[Unit], pairs: Sequence[UnitPair]) -> list[Unit]:
     """Resolves every reference and writes the units' objects. Raises RefusedError."""
+    telling.refuse(job, [f for u in units for f in taken_names(u, _positions(job, u))])
+    exposed = functools.cache(lambda: exposed_names(pairs))  # seldom asked for
     siblings = frozenset(
         symbol.name
         for unit in units
@@ -256,7 +260,10 @@ def _emitted(job: Job, units: Sequence[Unit]) -> list[Unit]:
     )
     siblings |= GLUE_SYMBOLS
     with stage(job.monitor, "resolve", "Resolving symbols"):
-        found = [replaced(u, emitted=_emit(job, u, n, siblings)) for n, u in enumerate(units)]
+        found = [
+            replaced(u, emitted=_emit(job, u, n, siblings, lambda name: name in exposed()))
+            for n, u in enumerate(units)
+        ]
     telling.refuse(job, [f for u in found if u.emitted for f in u.emitted.refused])
     for unit in found:
         if unit.emitted:
@@ -264,7 +271,20 @@ def _emitted(job: Job, units: Sequence[Unit]) -> list[Unit]:
     return found
 
 
-def _emit(job: Job, unit: Unit, number: int, siblings: frozenset[str]) -> EmittedUnit:
+def _positions(job: Job, unit: Unit) -> KernelPositions:
+    kernel, owner = job.kernel, unit.pair.module
+    return KernelPositions(
+        kernel.symbols, lambda: kernel.module(owner) if owner != VMLINUX else None
+    )
+
+
+def _emit(
+    job: Job,
+    unit: Unit,
+    number: int,
+    siblings: frozenset[str],
+    is_exposed: Callable[[str], bool],
+) -> EmittedUnit:
     assert unit.match is not None
     owner = unit.pair.module
     proofs = {
@@ -272,11 +292,16 @@ def _emit(job: Job, unit: Unit, number: int, siblings: frozenset[str]) -> Emitte
         for index, p in unit.match.proven.items()
         if p.sympos is not None and not p.external
     }
-    kernel = job.kernel
-    positions = KernelPositions(
-        kernel.symbols, lambda: kernel.module(owner) if owner != VMLINUX else None
+    positions = _positions(job, unit)
+    resolver = Resolver(
+        owner,
+        job.kernel.exports,
+        siblings,
+        proofs,
+        positions,
+        read_only=positions.read_only,
+        is_exposed=is_exposed,
     )
-    resolver = Resolver(owner, kernel.exports, siblings, proofs, positions, positions.read_only)
     return emit(unit.delta, resolver, number)
 
 
