@@ -124,3 +124,49 @@ def test_patches_and_c_files(
     (tmp_path / "a.c").write_text(HEAD + show())
     patch = edit_patch(stock_tree.orig, {UNIT: ("return 0;", "return 1;")}, tmp_path / "b.patch")
     command("build", tmp_path / "a.c", patch, "--kernel", stock_release).refused(4, "one live")
+
+
+def test_scaffold_is_built_as_it_is(command: Command, stock_release: str, tmp_path: Path) -> None:
+    """Unchanged, it replaces the function by itself, at the size that it has in the kernel."""
+    words = ("--kernel", stock_release)
+    for name, function, private in (
+        ("caches", "drop_caches_sysctl_handler", {"drop_pagecache_sb,0", "stfu."}),
+        ("store", "fs/ext4/sysfs.c:ext4_attr_store", set()),
+    ):
+        path = tmp_path / f"{name}.c"
+        done = command("new", name, "--function", function, *words, "--output", path)
+        assert done.code == 0, done.err
+        output = path.with_suffix(".rlp")
+        done = command("build", path, *words, "--output", output, "--workdir", tmp_path / name)
+        assert done.code == 0, done.err
+        facts = pipeline.inspect(output)
+        (replaced,) = facts["manifest"]["objects"][0]["functions"]
+        assert replaced["name"] == function.rpartition(":")[2]
+        assert replaced["size_old"] == replaced["size_new"]
+        symbols = " ".join(facts["modules"][0]["livepatch_symbols"])
+        assert all(f"vmlinux.{symbol}" in symbols for symbol in private)
+    command("new", "caches", "--function", "no", *words, "--output", path).refused(4, "exists")
+
+
+@pytest.mark.parametrize(
+    ("functions", "code", "fragments"),
+    [
+        (["no_such_function"], 6, ("no_such_function",)),
+        (["c_start"], 4, ("units define", "fs/proc/consoles.c:c_start")),
+        (["seq_has_overflowed"], 6, ("linux/seq_file.h",)),
+        (["fs/proc/version.c:proc_version_init"], 2, ("[init-function]", ".init.text")),
+        (["kernel/audit.c:audit_rate_check"], 2, ("[not-in-unit]", "put it into")),
+        (["version_proc_show", "cmdline_proc_show"], 4, ("2 units",)),
+        (["fs/none.c:version_proc_show"], 6, ("fs/none.c",)),
+        (["ext4:version_proc_show"], 4, ("belongs to vmlinux",)),
+    ],
+)
+def test_functions_that_cannot_be_scaffolded(
+    command: Command, stock_release: str, tmp_path: Path,
+    functions: list[str], code: int, fragments: tuple[str, ...],
+) -> None:  # fmt: skip
+    words = [word for function in functions for word in ("--function", function)]
+    output = tmp_path / "x.c"
+    ended = command("new", "x", *words, "--kernel", stock_release, "--output", output)
+    ended.refused(code, *fragments)
+    assert not output.exists()

@@ -36,6 +36,7 @@ PUBLIC = [
     "kernels",
     "list_patches",
     "match_object",
+    "scaffold",
     "status",
     "test",
     "undo",

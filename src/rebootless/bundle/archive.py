@@ -2,8 +2,8 @@
 
     manifest.json      what the bundle is, and the SHA-256 of everything below but the log
     modules/NAME.ko    the kernel module
-    source.patch       the patch that it was built from, or
-    source/NAME.c      the C files
+    source.patch       the patch that it was built from
+    source/NAME.c      the C files that it was built from, given or extracted
     match.json         the proof that what was compiled is what the kernel ships
     report.json        how it was built
     explain.json       each function: what differs, why, and where it comes from

@@ -20,6 +20,7 @@ VERBS: dict[str, Verb] = {
     "doctor": Verb("Tell whether this machine can build, test and apply live patches."),
     "kernels": Verb("List the kernels that can be patched; fetch what a build needs."),
     "build": Verb("Build a live patch from a source patch, and prove that it fits."),
+    "new": Verb("Write a C file to start a hand-written live patch from."),
     "diff": Verb("Compare two object files function by function."),
     "match": Verb("Compare an object file with the code that a kernel ships."),
     "inspect": Verb("Show what a bundle or a patch module contains."),

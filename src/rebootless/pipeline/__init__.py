@@ -3,6 +3,7 @@
     building    patch -> bundle           kernel          which kernels, fetching
     artifact    what a build leaves       objects         diff, match, inspect
     testing     bundle -> test in QEMU    running         apply, undo, status, list, install
+    scaffolding functions -> a C file
     explaining  what a patch does, why    demonstrating   the whole way
 
 Each is imported when it is first used: applying a bundle at boot needs no numpy and no compiler.
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from .kernel import fetch, kernels
     from .objects import diff_objects, inspect, match_object
     from .running import apply, boot, doctor, install, list_patches, status, undo, uninstall
+    from .scaffolding import scaffold
     from .testing import test
 
 __all__ = [
@@ -40,6 +42,7 @@ __all__ = [
     "kernels",
     "list_patches",
     "match_object",
+    "scaffold",
     "status",
     "test",
     "undo",
@@ -54,6 +57,7 @@ _HOMES = {
     "external": ("ExternalModule",),
     "kernel": ("fetch", "kernels"),
     "objects": ("diff_objects", "inspect", "match_object"),
+    "scaffolding": ("scaffold",),
     "testing": ("test",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}

@@ -73,7 +73,8 @@ def write_bundle(
         explained = of_build(job, units)
         members = {
             f"{archive.MODULES}{job.name}.ko": module,
-            **(job.sources or {archive.SOURCE_PATCH: job.patch.text}),
+            **{f"{archive.SOURCES}{name}": text for name, text in job.sources.items()},
+            **({archive.SOURCE_PATCH: job.patch.text} if job.patch.files else {}),
             archive.MATCH: _json(_evidence(units)),
             archive.REPORT: _json(report),
             archive.EXPLAIN: compact(explained),

@@ -13,12 +13,10 @@ from ..base.events import Monitor, NullMonitor, RecordingMonitor, stage
 from ..base.fs import cache_root, read_bytes
 from ..base.workdir import Workdir
 from ..bundle import archive, naming
-from ..compile.inplace import build_in_place
 from ..compile.tree import Tree, prepare
-from ..compile.unit import UnitPair, build_pairs
-from ..diff import Delta, diff
+from ..compile.unit import UnitPair
+from ..diff import Delta
 from ..diff.delta import Finding, KernelRef
-from ..diff.handwritten import handwritten
 from ..elf.model import ElfFile
 from ..elf.reader import parse as parse_elf
 from ..elf.reader import read as read_elf
@@ -30,14 +28,14 @@ from ..module.link import PatchedFunction, PatchedObject, link
 from ..module.positions import KernelPositions
 from ..module.relocs import MAX_SYMBOL_OLD
 from ..module.resolve import VMLINUX, Proof, Resolver
-from ..patch import csource
-from ..patch.source import load as load_patches
 from ..provider.base import KernelFiles
 from ..provider.local import LocalProvider
 from ..provider.toolchain import find_compiler
 from . import checking, telling
 from .artifact import BuildResult, write_bundle
-from .external import ExternalModule, compile_external
+from .external import ExternalModule
+from .from_source import extracted, keep_beside
+from .inputs import compiled, delta_of, read_inputs
 from .job import Job, Unit
 from .kernel import ShippedKernel, find
 from .newly_global import exposed_names, taken_names
@@ -55,6 +53,7 @@ def build(
     output: Path | None = None,
     workdir: Path | None = None,
     max_units: int = 60,
+    from_source: bool = False,
     suites: Sequence[str] = (),
     external: ExternalModule | None = None,
     monitor: Monitor | None = None,
@@ -64,64 +63,55 @@ def build(
     The kernel is `local`, or the release `kernel`, or the running one. With `replace` the patch
     takes the place of all that were applied before it. `name` is the module's, by default
     rebootless_ and the name of the first file. Writes the bundle to `output` (default: NAME.rlp
-    here, without that rebootless_) and a report beside it; both are whole or absent. With
-    `external` the patch is one of an out-of-tree module's own source.
+    here) and a report beside it; both are whole or absent. `from_source` extracts what changes
+    into C files, kept beside the bundle, and builds these. With `external` the patch is one of an
+    out-of-tree module's own source.
 
     Raises PatchInputError, CompileError, MismatchError (the build is not what the kernel ships),
     RefusedError (with all refusals), NoChangeError, NotFoundError, ResourceError.
     """
     recorder = RecordingMonitor(monitor or NullMonitor())
-    written = csource.load(patches) if csource.is_c(patches) else ()
-    patch = csource.as_patch(written) if written else load_patches(patches)
-    chosen = naming.check_name(name or naming.default_name(patch.name))
+    inputs = read_inputs(patches, from_source=from_source, external=external)
+    chosen = naming.check_name(name or naming.default_name(inputs.patch.name))
     files = find(kernel, local=local, suites=suites, monitor=recorder)
     shipped = ShippedKernel(files)
     _check_supported(shipped)
-    toolchain = find_compiler(files.compiler_text, recorder)
     tree = prepare(files, recorder)
     job = Job(
         chosen,
         version,
-        patch,
+        inputs.patch,
         shipped,
         replace,
-        tuple(dict.fromkeys([*cves, *patch.cves])),
+        tuple(dict.fromkeys([*cves, *inputs.patch.cves])),
         Workdir(_kbuild_path(workdir or _default_workdir(chosen, files))),
         recorder,
-        toolchain.text,
-        {f"{archive.SOURCES}{source.name}": source.text for source in written},
+        find_compiler(files.compiler_text, recorder).text,
+        {source.name: source.text for source in inputs.written},
         tree,
     )
     with job.work.locked():
-        job, pairs = _compiled(job, tree, written, external, max_units)
-        units = _differing(job, pairs)
-        units = _matched(job, units)
-        _judged(job, units)
-        units = _emitted(job, units, pairs)
-        telling.warn_of_unused(job)
+        job, pairs = compiled(job, inputs, tree, max_units)
+        job, units = _units(job, pairs, tree, from_source=from_source)
         module = _linked(job, units, tree)
     output = output or Path(f"{naming.short_name(chosen)}{archive.SUFFIX}")
+    if from_source:
+        keep_beside(output, job.sources)
     return write_bundle(job, units, module, output, recorder)
 
 
-def _compiled(
-    job: Job,
-    tree: Tree,
-    written: Sequence[csource.CSource],
-    external: ExternalModule | None,
-    max_units: int,
-) -> tuple[Job, Sequence[UnitPair]]:
-    """The touched units' objects, and the job with what was learned of the kernel."""
-    if written and external is not None:
-        raise PatchInputError(
-            "a C file cannot be built for an out-of-tree module",
-            hint="give a unified diff of the module's source",
-        )
-    if written:
-        return job, build_in_place(tree, written, job.work, job.monitor)
-    if external is not None:
-        return compile_external(job, tree, external, max_units=max_units)
-    return job, build_pairs(tree, job.patch, job.work, job.monitor, max_units=max_units)
+def _units(
+    job: Job, pairs: Sequence[UnitPair], tree: Tree, *, from_source: bool
+) -> tuple[Job, list[Unit]]:
+    """The units that change: compared, proven, judged, and written as objects to link."""
+    units = _matched(job, _differing(job, pairs))
+    _judged(job, units)
+    if from_source:
+        units, texts = extracted(job, units, tree)
+        job = replaced(job, sources=texts)
+    units = _emitted(job, units, pairs)
+    telling.warn_of_unused(job)
+    return job, units
 
 
 def _default_workdir(name: str, files: KernelFiles) -> Path:
@@ -146,7 +136,7 @@ def _differing(job: Job, pairs: Sequence[UnitPair]) -> list[Unit]:
         for pair in pairs:
             orig, patched = read_elf(pair.orig), read_elf(pair.patched)
             _check_objtool(job, pair.source, orig)
-            delta = _delta(job, pair, orig, patched)
+            delta = delta_of(job, pair, orig, patched)
             if not delta.is_empty:
                 found.append(Unit(pair, orig, patched, delta))
         changed = sum(len(u.delta.changed) for u in found)
@@ -169,10 +159,6 @@ def _differing(job: Job, pairs: Sequence[UnitPair]) -> list[Unit]:
             hint="patch a function that uses it",
         )
     return found
-
-
-def _delta(job: Job, pair: UnitPair, orig: ElfFile, patched: ElfFile) -> Delta:
-    return handwritten(orig, patched, pair.module) if job.sources else diff(orig, patched)
 
 
 def _check_supported(kernel: ShippedKernel) -> None:

@@ -34,7 +34,7 @@ class Unit:
 class Job:
     """What every stage of one build shares.
 
-    `sources` are hand-written C files, by member; `tree` is there once it is prepared.
+    `sources` are C files by name, given or extracted; `tree` is there once it is prepared.
     """
 
     name: str

@@ -38,6 +38,8 @@ def check_cves(
 @click.option("--workdir", type=DIRECTORY, help="Keep the stages here; a later run resumes.")
 @click.option("--max-units", type=click.IntRange(min=1), default=60, show_default=True,
               help="Refuse patches that touch more units.")  # fmt: skip
+@click.option("--from-source", is_flag=True,
+              help="Extract what changes into a C file, keep it, and build that.")  # fmt: skip
 @click.option("--suite", "suites", multiple=True, help="Also look in this suite of the archive.")
 @click.option("--module-source", type=DIRECTORY, metavar="DIR",
               help="The patch is for an out-of-tree module: its source.")  # fmt: skip
@@ -57,6 +59,7 @@ def command(
     output: Path | None,
     workdir: Path | None,
     max_units: int,
+    from_source: bool,
     suites: Sequence[str],
     module_source: Path | None,
     installed: Sequence[str],
@@ -65,7 +68,8 @@ def command(
     """Build a live patch from source PATCHES (unified diffs, in order), and prove that it fits.
 
     Only the source files that the patches touch are compiled, and what is compiled is compared
-    with the code that the kernel ships.
+    with the code that the kernel ships. Instead of patches, C files can be given that replace
+    functions by hand ('rebootless new' writes one to start from).
     """
     from ... import pipeline
 
@@ -85,6 +89,7 @@ def command(
         output=output,
         workdir=workdir,
         max_units=max_units,
+        from_source=from_source,
         suites=suites,
         external=external,
         monitor=out.monitor,
