@@ -14,6 +14,7 @@ from rebootless.pipeline.artifact import BuildResult
 from rebootless.pipeline.kernel import ShippedKernel
 from rebootless.pipeline.layouts import shipped_types
 from rebootless.provider.base import KernelFiles
+from rebootless.provider.updates import SourceUpdate
 from rebootless.types.btf import parse
 
 UNIT = "fs/binfmt_misc.c"
@@ -67,3 +68,15 @@ def test_a_member_in_free_bytes_is_built_with_a_warning(build: Build) -> None:
     result = build(LAST, LAST + "\tint hits;\n")
     (warning,) = [w for w in result.warnings if w.code == "layout-hole-used"]
     assert warning.symbol == "Node" and "gains 'int hits'" in warning.message
+
+
+def test_an_ordinary_fix_has_no_finding(small_update: SourceUpdate, tmp_path: Path) -> None:
+    patch = tmp_path / "update.patch"
+    patch.write_bytes(small_update.diff)
+    result = pipeline.build(
+        [patch], kernel=small_update.release, output=tmp_path / "x.rlp", workdir=tmp_path / "w"
+    )
+    found = {w.code.partition("-")[0] for w in result.warnings}
+    assert not found & {"layout", "enum", "constant", "prototype", "crc"}
+    for side in ("1-orig", "2-patched"):
+        assert list((tmp_path / "w" / side).rglob("*.btf")), "the types were compared"

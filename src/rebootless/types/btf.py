@@ -193,9 +193,9 @@ class Btf:
 
     def named(self, *, functions: bool = True) -> Iterator[tuple[Kind, str, int]]:
         """Kind, name and number of each struct, union, enum, typedef and function of its own."""
-        wanted = NAMED if functions else NAMED[:-1]
-        for number in self.numbers():
-            if (kind := self.kinds[number]) in wanted and (text := self._head(number)[0]):
+        wanted = {int(kind) for kind in NAMED if functions or kind is not Kind.FUNC}
+        for number, kind in enumerate(self.kinds[self.first :], self.first):
+            if kind in wanted and (text := self._head(number)[0]):
                 yield KINDS[kind], self.text(text), number
 
     def broken(self, number: int, what: str) -> ElfError:

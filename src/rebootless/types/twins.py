@@ -1,9 +1,9 @@
 """Tells quickly which types of two sections are the same, so that only the others need a look.
 
 Two descriptions of one unit differ in nothing but the numbers of types as long as no type changes.
-A reference to a type with a name stands for whatever has that name: the definitions are compared
-once each, and nothing goes round in circles. "Not the same" may still mean the same to code (a
-typedef of another name, say); `shape` tells.
+A reference to a type with a name stands for whatever has that name, declared or defined: the
+definitions are compared once each, and nothing goes round in circles. "Not the same" may still mean
+the same to code (a typedef of another name, say); `shape` tells.
 """
 
 from __future__ import annotations
@@ -55,16 +55,17 @@ class Twins:
 
     def _compare(self, old: int, new: int, depth: int) -> bool:
         a, b = self.old, self.new
-        kind = a.kinds[old]
-        if kind != b.kinds[new]:
-            return False
+        kind, other = a.kinds[old], b.kinds[new]
+        if kind != other:
+            declared = Kind.FWD in (kind, other)
+            return declared and self._tag(a, old) == self._tag(b, new) is not None
         if kind in WRAPPERS:
             return self.same(a.targets[old], b.targets[new], depth + 1)
         if kind == Kind.INT:
             return a.size(old) == b.size(new) and a.integer(old) == b.integer(new)
         if kind == Kind.ARRAY:
-            (element, count), (other, number) = a.array(old), b.array(new)
-            return count == number and self.same(element, other, depth + 1)
+            (element, count), (inner, number) = a.array(old), b.array(new)
+            return count == number and self.same(element, inner, depth + 1)
         if kind == Kind.FUNC_PROTO:
             return self._same_prototype(old, new, depth)
         name = a.type_name(old)
@@ -73,6 +74,14 @@ class Twins:
         if kind == Kind.FWD:
             return a.is_flagged(old) == b.is_flagged(new)
         return bool(name) or self.same_definition(old, new, depth + 1)
+
+    def _tag(self, btf: Btf, number: int) -> tuple[bool, str] | None:
+        """What a struct or union is called, declared or defined."""
+        kind = btf.kinds[number]
+        if kind != Kind.FWD and kind not in COMPOSITE:
+            return None
+        is_union = btf.is_flagged(number) if kind == Kind.FWD else kind == Kind.UNION
+        return is_union, btf.type_name(number)
 
     def _same_members(self, old: int, new: int, depth: int) -> bool:
         if self.old.size(old) != self.new.size(new):
