@@ -226,16 +226,31 @@ def test_unknown_table_is_told_once_by_its_function(pair: Pair) -> None:
     assert "content" in pair(plain, plain.replace("., 5", "., 6")).refused[0].message
 
 
-def test_traps_of_control_flow_checks(pair: Pair) -> None:
-    """clang's -fsanitize=kcfi: one place each, and no other relocation."""
-    trap = """
-    #define TRAP() asm volatile("1: ud2\\n .pushsection .kcfi_traps,\\"a\\"\\n" \\
+@pytest.mark.parametrize(
+    ("section", "compared"), [(".kcfi_traps", True), (".cfi_sites", False), (".call_sites", False)]
+)
+def test_sites_of_newer_kernels(pair: Pair, section: str, compared: bool) -> None:
+    """clang's -fsanitize=kcfi and call thunks: one place each, and no other relocation."""
+    site = f"""
+    #define SITE() asm volatile("1: ud2\\n .pushsection {section},\\"a\\"\\n" \\
     ".long 1b - .\\n .popsection")
+    #define NOTHING() asm volatile("ud2")
     """
-    before = trap + "void f(int *p) { TRAP(); }\nvoid g(int *p) { helper(2); TRAP(); TRAP(); }"
+    before = site + "void f(int *p) { SITE(); }\nvoid g(int *p) { helper(2); SITE(); SITE(); }"
     delta = pair(before, before.replace("helper(2)", "helper(3)"))
     assert [f.name for f in delta.changed] == ["g"] and not delta.refused
-    assert {t.section: t.entries for t in delta.special}[".kcfi_traps"] == 2
+    assert {t.section: t.entries for t in delta.special}[section] == 2
+    assert pair(before, before.replace("SITE(); }", "NOTHING(); }", 1)).is_empty != compared
+
+
+def test_code_that_must_not_be_instrumented_keeps_its_section(pair: Pair) -> None:
+    """The kernel allows no probe there, in modules either."""
+    quiet = '__attribute__((section(".noinstr.text"), no_instrument_function)) noinline'
+    before = "int f(int x) { return helper(x); }\n"
+    fresh = f"static {quiet} int quiet(int x) {{ return other(x) + 1; }}\n"
+    delta = pair(before, fresh + before.replace("helper(x)", "quiet(x)"))
+    assert not delta.refused and [f.name for f in delta.new] == ["quiet"]
+    assert [p.section for p in delta.pieces if p.name == "quiet"] == [".noinstr.text"]
 
 
 def test_what_tools_leave_in_objects_is_no_change(pair: Pair) -> None:
