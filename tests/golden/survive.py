@@ -31,6 +31,8 @@ from rebootless.module.abi import module_layout
 from rebootless.module.emit import KLP_RECORD, KLP_SECTION, KLP_STRINGS, emit
 from rebootless.module.relocs import finish
 from rebootless.module.resolve import Proof, Resolver
+from rebootless.report.explain import explain_unit
+from rebootless.report.facts import to_json
 
 ALLOC = int(SectionFlag.ALLOC)
 CODE = ALLOC | int(SectionFlag.EXECINSTR)
@@ -61,14 +63,15 @@ def object_pair(tables: str) -> tuple[str, str]:
 
 
 def everything(blob: bytes, whole: ElfFile, *, first: bool) -> None:
-    """Reads an object, compares it with `whole`, emits what differs, and writes it again.
+    """Reads an object, compares it with `whole`, explains and emits what differs, writes it again.
 
     `first`: it is the original. Raises RebootlessError.
     """
     elf = parse(blob, name="damaged.o")
     delta = diff(elf, whole) if first else diff(whole, elf)
     json.dumps(delta.to_json())
-    orig = elf if first else whole
+    orig, patched = (elf, whole) if first else (whole, elf)
+    json.dumps(to_json((explain_unit(orig, patched, delta),)))
     proofs = {i: Proof(name, 0) for i, name in enumerate(orig.symbols.names)}
     emit(delta, Resolver("vmlinux", {}, frozenset(), proofs, Everywhere()), 0)
     parse(serialize(editable(elf)), name="rewritten.o")

@@ -14,11 +14,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..base import proc
-from ..base.errors import CommandError, NotFoundError
+from ..base.errors import RebootlessError
 from ..base.fs import os_failure
 from ..elf.model import ElfFile
 from .facts import Chain, Frame
 
+TIMEOUT = 60.0  # seconds; it takes hundredths of one
 _FIRST = 1 << 32  # beyond any offset in an object
 _SPACING = 1 << 32
 _SECTION_TABLE = 0x28  # e_shoff in the ELF header
@@ -37,7 +38,7 @@ def source_lines(elf: ElfFile, wanted: Mapping[int, Sequence[int]]) -> dict[Plac
     """The source of the instructions at `wanted` (section index -> offsets), innermost first.
 
     Places of unknown source are left out; all are, where the object has no DWARF or addr2line is
-    not installed. Raises ResourceError.
+    not installed. Raises ResourceError (no memory).
     """
     if not has_lines(elf) or not any(wanted.values()):
         return {}
@@ -53,17 +54,18 @@ def source_lines(elf: ElfFile, wanted: Mapping[int, Sequence[int]]) -> dict[Plac
 
 
 def _ask(blob: bytes, queries: str) -> str:
-    """addr2line's answers; "" if it is missing or cannot read the object's DWARF."""
+    """addr2line's answers; "" if it is missing or cannot cope with the object's DWARF."""
     handle = os.memfd_create("object.o")
     path = Path(f"/proc/{os.getpid()}/fd/{handle}")
     try:
         with os.fdopen(handle, "wb") as copy:
             copy.write(blob)
             copy.flush()
-            return proc.run(["addr2line", "-a", "-i", "-f", "-e", path], input=queries).stdout
+            argv: list[str | Path] = ["addr2line", "-a", "-i", "-f", "-e", path]
+            return proc.run(argv, input=queries, timeout=TIMEOUT).stdout
     except OSError as exc:
         raise os_failure("write", path, exc) from exc
-    except (NotFoundError, CommandError):
+    except RebootlessError:  # without lines there is still much to tell
         return ""
 
 
