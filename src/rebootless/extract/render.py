@@ -19,9 +19,10 @@ HEAD = """\
 /*
  * {title}
  *
- * The functions of {unit} (Linux {release}) that this live patch replaces, and what
- * they need, as the preprocessor gives it. Functions and variables that do not
- * change are declared only, and stay in the kernel. After a change, build it with
+ * What this live patch replaces in {unit} of Linux {release},
+ * and what that needs, as the preprocessor gives it. Functions and variables that
+ * do not change are only declared, and stay in the kernel. After a change, build
+ * it with
  *
  *	rebootless build {name} --kernel {release}
  */
