@@ -150,7 +150,7 @@ def test_the_patch_does_not_compile(
 ) -> None:
     """The compiler's numbers are those of the patched file, and its name is the patch's."""
     edits = {"book.c": ("\treturn 0;\n", "\n\treturn nothing;\n")}
-    with pytest.raises(CompileError, match=r"(?m)^  book\.c:21:\d+: error: .nothing. undeclared"):
+    with pytest.raises(CompileError, match=r"(?m)^  book\.c:19:\d+: error: .nothing. undeclared"):
         pipeline.build(
             [edited(SOURCE, edits, tmp_path / "bad.patch")],
             kernel=stock_release,

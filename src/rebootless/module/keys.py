@@ -182,7 +182,8 @@ def _alternatives(piece: Piece) -> Iterator[tuple[PieceReloc, int]]:
     at_length = size - (3 if size % 2 else 2)
     for reloc in piece.relocs:
         start = reloc.offset
-        if start % size == 0 and isinstance(reloc.target, PieceRef):
+        whole = size > 2 and start % size == 0 and start + size <= len(piece.data)
+        if whole and isinstance(reloc.target, PieceRef):
             yield reloc, piece.data[start + at_length]
 
 
