@@ -28,11 +28,12 @@ def _functions(job: Job, units: Sequence[Unit]) -> Verdict:
     hz = job.kernel.config.get("HZ") or ""
     ticks = int(hz) if hz.isdigit() else DEFAULT_HZ
     verdict = Verdict()
+    entries = {unit.pair.module: _shipped(job, unit) for unit in units}
     for unit in units:
         old, new = CodeUnit(unit.orig), CodeUnit(unit.patched)
         changed = _changed(unit)
-        shipped = _shipped(job, unit)
-        verdict += preflight.check_entries(old, _targets(unit), shipped, unit.pair.module)
+        owner = unit.pair.module
+        verdict += preflight.check_entries(old, _targets(unit), entries[owner], owner)
         verdict += quiescence.forecast(old, changed, hz=ticks)
         verdict += semantics.compare(old, new, changed)
     return verdict

@@ -38,7 +38,8 @@ class ShippedKernel:
     files: KernelFiles
     modules: Mapping[str, ModuleImage] = field(default_factory=dict, repr=False)
     more_symvers: tuple[Path, ...] = ()
-    _modules: dict[str, ModuleImage] = field(default_factory=dict, repr=False)
+    _modules: dict[str, ModuleImage] = field(default_factory=dict, init=False, repr=False)
+    _shipped: dict[str, Shipped] = field(default_factory=dict, init=False, repr=False)
 
     @cached_property
     def image(self) -> KernelImage:
@@ -90,9 +91,12 @@ class ShippedKernel:
 
     def shipped(self, owner: str) -> Shipped:
         """The shipped code of vmlinux or of a module, for run-pre matching."""
-        if owner == VMLINUX:
-            return ShippedVmlinux(self.image, self.symbols)
-        return ShippedModule(self.module(owner))
+        if owner not in self._shipped:
+            if owner == VMLINUX:
+                self._shipped[owner] = ShippedVmlinux(self.image, self.symbols)
+            else:
+                self._shipped[owner] = ShippedModule(self.module(owner))
+        return self._shipped[owner]
 
 
 def provider(suites: Sequence[str], monitor: Monitor) -> DebianProvider:
