@@ -5,7 +5,8 @@
 A real change is made at the beginning of one function in each of 20 ordinary units, found in the
 source when it runs. The first run compiles; the next ones find every object made (as a build with
 the same --workdir does), so that what is left is reading, comparing, proving, checking and writing,
-and the link of the module, which is make's. On a busy machine, look at our process's CPU time. Memory is this process's peak, compilers not counted.
+and the link of the module, which is make's. On a busy
+machine, look at our process's CPU time. Memory is this process's peak, compilers not counted.
 """
 
 from __future__ import annotations
@@ -109,7 +110,11 @@ def make_patch(tree: Tree, count: int, target: Path) -> Path:
 def measure(patch: Path, release: str, folder: Path) -> dict[str, object]:
     """One build in a new process."""
     argv = [sys.executable, "-c", CHILD, str(patch), release, str(folder)]
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parent.parent / "src")}
+    environment = os.environ | {
+        "PYTHONPATH": str(Path(__file__).resolve().parent.parent / "src"),
+        "PYTHONDONTWRITEBYTECODE": "",  # an installed program's modules are compiled
+        "PYTHONPYCACHEPREFIX": str(folder / "bytecode"),
+    }
     done = subprocess.run(argv, capture_output=True, text=True, env=environment, check=False)
     if done.returncode:
         sys.exit(done.stderr)

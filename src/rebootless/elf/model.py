@@ -158,8 +158,8 @@ class SymbolTable:
     def by_name(self) -> dict[str, tuple[int, ...]]:
         """Symbol indices by name, in table order, unnamed and section symbols left out."""
         found: dict[str, list[int]] = {}
-        for index, name in enumerate(self.names):
-            if name and self.type[index] != SymbolType.SECTION:
+        for index in np.nonzero(self.type != int(SymbolType.SECTION))[0].tolist():
+            if name := self.names[index]:
                 found.setdefault(name, []).append(index)
         return {name: tuple(indices) for name, indices in found.items()}
 

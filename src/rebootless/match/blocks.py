@@ -37,6 +37,7 @@ I64 = npt.NDArray[np.int64]
 U8 = npt.NDArray[np.uint8]
 Bool = npt.NDArray[np.bool_]
 
+PC32, PLT32 = int(Reloc.PC32), int(Reloc.PLT32)
 SYMBOL = 1 << 32
 NO_KEY = -1
 
@@ -209,7 +210,7 @@ class BlockBuilder:
         key = np.where(tied, shndx, SYMBOL | symbol)
         key[pool] = NO_KEY
         pool_delta = np.zeros(len(offset), np.int64)
-        relative = pool & np.isin(kinds, (Reloc.PC32, Reloc.PLT32)) & is_code
+        relative = pool & ((kinds == PC32) | (kinds == PLT32)) & is_code
         if relative.any():
             at = offset[relative]
             ends = np.array(instruction_ends(raw, at.tolist()), np.int64)

@@ -27,7 +27,10 @@ I64 = npt.NDArray[np.int64]
 Bool = npt.NDArray[np.bool_]
 
 _COUNTER = re.compile(r"\.\d+(?=\.|$)")
-WIDE = (Reloc.R64, Reloc.PC64)
+# Plain numbers: numpy is slow to compare with an enum's value, and isin slower than two equalities.
+R64, PC32, PLT32, R32, PC64 = (
+    int(kind) for kind in (Reloc.R64, Reloc.PC32, Reloc.PLT32, Reloc.R32, Reloc.PC64)
+)
 
 
 class Named(NamedTuple):
@@ -147,12 +150,12 @@ def field_targets(place: int, code: memoryview, offsets: I64, types: U32) -> U64
     raw = np.frombuffer(code, np.uint8)
     words = raw[offsets[:, None] + np.arange(4)].reshape(-1).view(np.int32)
     values: U64 = words.astype(np.int64).astype(np.uint64)
-    unsigned = types == Reloc.R32
+    unsigned = types == R32
     values[unsigned] &= np.uint64(0xFFFFFFFF)
-    wide = np.isin(types, WIDE)
+    wide = (types == R64) | (types == PC64)
     if wide.any():
         values[wide] = raw[offsets[wide][:, None] + np.arange(8)].reshape(-1).view(np.uint64)
-    relative = np.isin(types, (Reloc.PC32, Reloc.PLT32, Reloc.PC64))
+    relative = (types == PC32) | (types == PLT32) | (types == PC64)
     values[relative] += np.uint64(place) + offsets[relative].astype(np.uint64)
     return values
 
@@ -218,7 +221,7 @@ class ShippedVmlinux:
         return section.data[place - section.addr : place - section.addr + limit]
 
     def targets(self, place: int, offsets: I64, types: U32) -> tuple[U64, Bool]:
-        ends = offsets + np.where(np.isin(types, WIDE), 8, 4)
+        ends = offsets + np.where((types == R64) | (types == PC64), 8, 4)
         code = self.available(place, int(ends.max()) if len(offsets) else 0)
         known = (offsets >= 0) & (ends <= len(code))
         values = np.zeros(len(offsets), np.uint64)

@@ -372,18 +372,19 @@ class _Matcher:
         """The shipped symbol of every symbol of the object whose place is known."""
         table = self.elf.symbols
         found: dict[int, Proven] = {}
-        for index in range(1, len(table)):
-            shndx = int(table.shndx[index])
+        files, weak = table.type == int(SymbolType.FILE), table.binding == int(Binding.WEAK)
+        rows = zip(*(a.tolist() for a in (table.shndx, table.value, files, weak)), strict=True)
+        for index, (shndx, value, is_file, is_weak) in enumerate(rows):
             place = self.facts.get(SYMBOL | index)
             if place is None and shndx != SHN_UNDEF and shndx < RESERVED_BASE:
                 base = self.facts.get(shndx)
-                place = None if base is None else base + int(table.value[index])
-            if place is None or table.type[index] == SymbolType.FILE:
+                place = None if base is None else base + value
+            if place is None or is_file or index == 0:
                 continue
-            if place == 0 and shndx == SHN_UNDEF and table.binding[index] == Binding.WEAK:
+            if place == 0 and shndx == SHN_UNDEF and is_weak:
                 continue  # defined nowhere, although per-CPU symbols begin at 0
             name = table.names[index] or (self._key_name(shndx) if shndx < RESERVED_BASE else "")
-            is_guess = table.binding[index] == Binding.WEAK and SYMBOL | index not in self.facts
+            is_guess = is_weak and SYMBOL | index not in self.facts
             if is_guess and table.names[index] not in self.shipped.names_at(place):
                 continue  # another unit's definition is the kernel's
             named = self.shipped.name_at(place, name)
