@@ -93,3 +93,25 @@ def test_accepted_warnings_are_kept_and_not_repeated(
     assert [w.accepted for w in result.warnings] == list(warnings.values())
     (error,) = (w for w in result.warnings if w.code == "error-values-changed")
     assert "new is -E2BIG" in error.message
+
+
+def test_a_header_of_code_that_is_not_rebuilt(
+    stock_tree: Tree,
+    stock_release: str,
+    edit_patch: Callable[[Path, Edits, Path], Path],
+    tmp_path: Path,
+) -> None:
+    """What unpacks the kernel itself is compiled from the same inline functions."""
+    header = "lib/xz/xz_lzma2.h"
+    edits = {header: ("return state < LIT_STATES;", "return state < LIT_STATES - 1;")}
+    result = pipeline.build(
+        [edit_patch(stock_tree.orig, edits, tmp_path / "xz.patch")],
+        kernel=stock_release,
+        name="rl_xz",
+        output=tmp_path / "out.rlp",
+        workdir=tmp_path / "work",
+    )
+    (warning,) = (w for w in result.warnings if w.code == "inline-copies")
+    assert warning.symbol == header
+    for part in ("rebuilt: 1;", "patch: 1)", "decompress_unxz.c", "misc.c"):
+        assert part in warning.message, warning.message

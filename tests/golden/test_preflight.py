@@ -120,7 +120,7 @@ REACH = HeaderReach(("include/linux/thing.h",), 7, ("arch/x86/entry/entry.S", "l
 def test_those_who_may_hold_inlined_copies_are_told() -> None:
     (warning,) = check_copies(REACH, 3, ["zfs", "nvidia"]).warnings
     assert (warning.code, warning.symbol) == ("inline-copies", "include/linux/thing.h")
-    for part in ("7 units", "3 units changed", "2 files", "entry.S", "2 modules", "nvidia, zfs"):
+    for part in ("rebuilt: 7;", "patch: 3)", "2 files", "entry.S", "2 modules", "nvidia, zfs"):
         assert part in warning.message
     assert check_copies(HeaderReach(), 3, ["zfs"]) == Verdict(), "no header is touched"
     assert check_copies(HeaderReach(("a.h",), 2), 1, []) == Verdict(), "all was rebuilt"

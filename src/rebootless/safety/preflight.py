@@ -142,8 +142,8 @@ def check_copies(reach: HeaderReach, changed_units: int, foreign: Iterable[str])
         return Verdict()
     headers = _few(reach.headers)
     message = (
-        f"{headers}: {_number(reach.rebuilt, 'unit')} that include it were rebuilt, and "
-        f"{_number(changed_units, 'unit')} changed; copies of the old code may remain in "
+        f"{headers} (units that include it and were rebuilt: {reach.rebuilt}; changed by the "
+        f"patch: {changed_units}): copies of the old code may remain in "
         f"{' and in '.join(left)}. Inlined copies cannot be found in compiled code: see whether "
         "these use what the patch changes, and rebuild the modules"
     )
