@@ -85,6 +85,7 @@ def _context(facts: Mapping[str, Any]) -> dict[str, Any]:
         "tiles": _tiles(facts, findings),
         "properties": _properties(facts),
         "findings": findings,
+        "finding_groups": _grouped(findings),
         "panels": panels,
         "nothing": NOTHING[is_bundle],
         "new_data": [d for unit in facts["units"] for d in unit["new_data"]],
@@ -118,6 +119,14 @@ def _findings(facts: Mapping[str, Any]) -> list[dict[str, str]]:
         for f in facts[key]
     ]
     return sorted(found, key=lambda f: order[f["css"]])
+
+
+def _grouped(findings: Sequence[Mapping[str, str]]) -> list[list[Mapping[str, str]]]:
+    """The findings by kind and code, in order: many of one code are folded."""
+    groups: dict[tuple[str, str], list[Mapping[str, str]]] = {}
+    for finding in findings:
+        groups.setdefault((finding["css"], finding["code"]), []).append(finding)
+    return list(groups.values())
 
 
 def _tiles(facts: Mapping[str, Any], findings: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:

@@ -151,6 +151,10 @@ def facts() -> dict[str, Any]:
                 "symbol": "struct thing",
                 "message": "struct thing:\n  old: int a; at 0\n  new: long a; at 0\n" + "x" * 300,
             },
+            *(
+                {"code": "address-in-data", "symbol": f"function_{n}", "message": "stored"}
+                for n in range(5)
+            ),
             {"code": "known", "symbol": "entry", "message": "well known", "accepted": True},
         ],
         "refused": [],

@@ -112,6 +112,8 @@ def test_everything_of_the_facts_is_told() -> None:
         "test passed",
         "layout-changed",
         "accepted",
+        "5 times",
+        "function_4",
         "cmp $0xa, %eax",
         "R_X86_64_PLT32",
         "4000 equal instructions are left out",
