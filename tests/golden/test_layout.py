@@ -193,6 +193,15 @@ def test_an_enum_without_a_name_in_an_object_is_no_constant(judge: Judge) -> Non
     assert (finding.code, finding.symbol) == ("enum-changed", "A")
 
 
+def test_members_with_two_names(judge: Judge) -> None:
+    before = "struct s { union { int a; int b; }; long c; }; int f(struct s *p) { return p->c; }"
+    assert judge(before, before.replace("int b;", "")) == Verdict()
+    assert judge(before.replace("int b;", ""), before) == Verdict()
+    for others in ("char x; short y;", "char x;"):
+        (finding,) = judge(before, before.replace("int a; int b;", others)).refused
+        assert finding.symbol == "s"
+
+
 def test_types_of_one_name_in_two_functions(judge: Judge) -> None:
     text = """
 int f(int *p) { struct local { int a; } *l = (void *)p; return l->a; }

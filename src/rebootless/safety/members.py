@@ -23,7 +23,7 @@ def compare_members(
     old, new = a.fields(ours), b.fields(theirs)
     size, size_after = a.btf.size(ours), b.btf.size(theirs)
     pairs = _paired(old, new)
-    effect = max((_effect(x, y, old, size) for x, y in pairs), default=Effect.NONE)
+    effect = max((_effect(x, y, old, new, size) for x, y in pairs), default=Effect.NONE)
     if size != size_after:
         effect = Effect.CHANGED
     said = [(f.name, declare(a.btf, f.type), f.is_bits and f.size) for f in old]
@@ -67,7 +67,13 @@ def _bytes(f: Field) -> tuple[int, int, str]:
     return f.offset, f.size, f.signature
 
 
-def _effect(ours: Field | None, theirs: Field | None, old: tuple[Field, ...], size: int) -> Effect:
+def _effect(
+    ours: Field | None,
+    theirs: Field | None,
+    old: tuple[Field, ...],
+    new: tuple[Field, ...],
+    size: int,
+) -> Effect:
     """What the change of one member does to code that knows the original type."""
     if ours is not None and theirs is not None:
         if _is_padding(ours):
@@ -76,12 +82,12 @@ def _effect(ours: Field | None, theirs: Field | None, old: tuple[Field, ...], si
             return Effect.NONE if ours.name == theirs.name else Effect.RENAMED
         return Effect.CHANGED
     if ours is not None:
-        twice = any(f is not ours and _bytes(f) == _bytes(ours) for f in old)
-        return Effect.NONE if _is_padding(ours) or twice else Effect.CHANGED
+        kept = any(_bytes(f) == _bytes(ours) for f in new)  # by another name (struct_group)
+        return Effect.NONE if _is_padding(ours) or kept else Effect.CHANGED
     assert theirs is not None
     if _is_padding(theirs):
         return Effect.NONE
-    if any(_bytes(f) == _bytes(theirs) for f in old):  # another name for a member (struct_group)
+    if any(_bytes(f) == _bytes(theirs) for f in old):
         return Effect.NONE
     end = theirs.offset + theirs.size
     if end > size * BYTE or (not theirs.size and theirs.offset >= size * BYTE):
