@@ -61,6 +61,32 @@ def test_a_changed_version_is_refused(
     assert len(findings) == len(symbols) + 1
 
 
+def test_an_exported_prototype_is_for_every_module(
+    stock_tree: Tree, stock_release: str, edit_patch: EditPatch, tmp_path: Path
+) -> None:
+    """Every caller that the source has is changed along with it."""
+    name = "mb_cache_entry_touch"
+    head = f"void {name}(struct mb_cache *cache,\n\t\t\t  struct mb_cache_entry *entry"
+    call = f"#define {name}(c, e) ({name})(c, e, 7)\n"
+    edits = {
+        HEADER: (f"{head});\n", f"{head}, int n);\n{call}"),
+        UNIT: (f"{head})\n{{\n", f"#undef {name}\n{head}, int n)\n{{\n\tif (n > 9)\n\t\treturn;\n"),
+    }
+    with pytest.raises(RefusedError) as error:
+        pipeline.build(
+            [edit_patch(stock_tree.orig, edits, tmp_path / "1.patch")],
+            kernel=stock_release,
+            output=tmp_path / "x.rlp",
+            workdir=tmp_path / "w",
+        )
+    findings = {f.code: f for f in cast(Any, error.value.refusals)}
+    assert {f.symbol for f in findings.values()} == {name}
+    assert set(findings) == {"crc-changed", "prototype-changed"}
+    message = findings["prototype-changed"].message
+    assert "'any module' would call the new code in the old way" in message
+    assert f"+ void {name}(struct mb_cache *, struct mb_cache_entry *, int)" in message
+
+
 def test_versions_stay_when_no_type_changes(
     stock_tree: Tree, exports: Exports, edit_patch: EditPatch, tmp_path: Path
 ) -> None:
