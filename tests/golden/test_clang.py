@@ -90,21 +90,3 @@ def test_jump_table_whose_cases_are_swapped(pair: Pair) -> None:
     delta = pair(before, after.replace("swap", "other(21)"), "-fjump-tables")
     assert changed(delta) == {"f"} and not delta.refused
     assert own_refs(delta, piece(delta, ".rodata.f")) == {"f"}
-
-
-@only_clang
-def test_table_that_clang_makes_of_a_switch(pair: Pair) -> None:
-    """`.Lswitch.table.f` has no symbol, and the table of a neighbour is in a section alike."""
-    lookup = "int {}(int x) {{ switch (x) {{ {} }} return -1; }}\n"
-    values = ((7, 13, 99, 4, 55, 1000), (17, 3, 9, 41, 5, 100))
-    parts = [
-        lookup.format(name, " ".join(f"case {n}: return {v};" for n, v in enumerate(row)))
-        for name, row in zip("fg", values, strict=True)
-    ]
-    before = "".join(parts)
-    options = ("-fjump-tables",)
-    assert pair(before, parts[1] + parts[0], *options).is_empty
-    delta = pair(before, before.replace("return 55", "return 56"), *options)
-    assert changed(delta) == {"f"} and not delta.refused
-    (table,) = (p for p in delta.pieces if p.section.startswith(".rodata"))
-    assert table.size == 24 and (56).to_bytes(4, "little") in table.data

@@ -259,3 +259,38 @@ def test_renamed_variable_is_told(pair: Pair) -> None:
     assert [(w.code, w.symbol) for w in delta.warnings] == [("data-renamed", "count")]
     assert delta.new_data == ("counter",)
     assert not pair(before, before.replace(" + count++", "")).warnings
+
+
+@BOTH
+def test_what_a_sanitizer_tells_of_a_place(pair: Pair) -> None:
+    """UBSAN's data has no name, and holds lines: it comes anew with its code, and is no change."""
+    options = ("-fsanitize=shift",)
+    before = """
+    int f(int x, int y) { return helper(x << y); }
+    int g(int x, int y) { return other(x << y); }
+    """
+    other_lines = "\n\nint e(int x, int y) { return x << y; }\n" + before
+    assert not pair(before, other_lines, *options).changed
+    delta = pair(before, before.replace("helper(x << y)", "helper(x << (y + 1))"), *options)
+    assert changed(delta) == {"f"} and not delta.refused and not delta.new_data
+    data = [p for p in delta.pieces if p.section.startswith((".data..Lubsan_d", ".data..L__unn"))]
+    assert [len(p.relocs) for p in data] == [3], "f's only: the file, and the type twice"
+
+
+@BOTH
+def test_table_of_a_switch(pair: Pair) -> None:
+    """GCC calls each CSWTCH.NUMBER; the numbers follow the order of functions."""
+    rows = {"f": (7, 13, 99, 4, 55, 1000), "g": (17, 3, 9, 41, 5, 100)}
+    parts = [
+        f"int {name}(int x) {{ switch (x) {{ "
+        + " ".join(f"case {n}: return {v};" for n, v in enumerate(row))
+        + " } return -1; }\n"
+        for name, row in rows.items()
+    ]
+    before = "".join(parts)
+    options = ("-fjump-tables",)
+    assert pair(before, parts[1] + parts[0], *options).is_empty
+    delta = pair(before, before.replace("return 55", "return 56"), *options)
+    assert changed(delta) == {"f"} and not delta.refused
+    (table,) = (p for p in delta.pieces if p.section.startswith(".rodata"))
+    assert table.size == 24 and (56).to_bytes(4, "little") in table.data

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from rebootless.compile.unit import UnitPair
 from rebootless.diff import diff
+from rebootless.diff.delta import KernelRef
 from rebootless.elf.reader import read
 from rebootless.kernel.kallsyms import Kallsyms
 from rebootless.kernel.symbols import SymbolIndex
@@ -101,3 +104,18 @@ def test_per_cpu_symbols_hide_no_global_one() -> None:
     assert kernel(("counter", "A")).positions_of("vmlinux", "counter") == (0,)
     assert kernel(("counter", "A"), ("counter", "A")).positions_of("vmlinux", "counter") == (1, 2)
     assert kernel(("counter", "A"), ("counter", "t")).positions_of("vmlinux", "counter") == (1,)
+
+
+def test_weak_symbol_that_another_unit_overrides() -> None:
+    """What is proven counts; else the one global symbol of that name, whoever defines it."""
+    ref = KernelRef("maybe", 5, defined=True, is_global=True, is_weak=True)
+    nothing: frozenset[str] = frozenset()
+    assert resolver(kernel(("maybe", "T")), nothing).resolve(ref) == Livepatch(
+        "vmlinux", "maybe", 0
+    )
+    for positions in (kernel(), kernel(("maybe", "t")), kernel(("maybe", "T"), ("maybe", "T"))):
+        found = resolver(positions, nothing).resolve(ref)
+        assert getattr(found, "code", "") == "unproven-symbol"
+    strong = replace(ref, is_weak=False)
+    found = resolver(kernel(("maybe", "T")), nothing).resolve(strong)
+    assert getattr(found, "code", "") == "unproven-symbol"

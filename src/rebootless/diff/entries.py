@@ -9,6 +9,7 @@ from ..elf.constants import SectionFlag
 from ..elf.model import Section
 from .atoms import Atom, Entries, Kind, Refs, Unit, is_inside
 from .delta import KernelRef, Piece, PieceKind, PieceRef, PieceReloc, TableEntries
+from .names import is_sanitizer_data
 from .tables import ALTERNATIVES, TABLES
 
 PLAIN_FLAGS = int(SectionFlag.WRITE | SectionFlag.ALLOC | SectionFlag.EXECINSTR)
@@ -72,6 +73,8 @@ def _check_unknown_sections(closure: Closure) -> None:
         if atom.kind not in (Kind.DATA, Kind.RODATA) or atom.section not in unit.refs:
             continue
         if atom.index in closure.piece_of or unit.is_passive(atom):
+            continue
+        if is_sanitizer_data(unit.section(atom).name):  # of code that is left out
             continue
         refs = unit.refs_of(atom)
         for target, addend in zip(refs.atom.tolist(), refs.addend.tolist(), strict=True):

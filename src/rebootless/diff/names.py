@@ -40,6 +40,7 @@ SPECIAL_STATICS = frozenset(
 _KEPT_STATICS = frozenset({"___done", "___once_key"})
 _SPECIAL_PREFIXES = (".LC", "L__unnamed", "__UNIQUE_ID_ddebug", ".Lubsan", "Lubsan")
 _SPECIAL_DATA_SECTIONS = (".data..once", ".data.once", "__dyndbg", ".data.unlikely")
+_SANITIZER_DATA = re.compile(r"^\.data\.\.L(ubsan|__unnamed)_")  # UBSAN, by gcc and by clang
 _CARRY_LINES = ("descriptor", "_alloc_tag", "_entry", "__UNIQUE_ID_ddebug", ".Lubsan", "Lubsan")
 
 # Left out altogether: never part of the running kernel, or written anew for the patch.
@@ -114,6 +115,7 @@ def is_special_static(name: str, section: str) -> bool:
         return False
     return (
         (local is not None and base in SPECIAL_STATICS)
+        or is_sanitizer_data(section)
         or name.startswith(_SPECIAL_PREFIXES)
         or base.startswith(_SPECIAL_PREFIXES)
         # -fdata-sections puts a variable that is named `once` there, too
@@ -123,7 +125,16 @@ def is_special_static(name: str, section: str) -> bool:
 
 def carries_line(name: str, section: str) -> bool:
     """Whether a special static holds its line number in the source, which is no change."""
-    return (local_name(name) or name).startswith(_CARRY_LINES) or section == "__dyndbg"
+    return (
+        (local_name(name) or name).startswith(_CARRY_LINES)
+        or section == "__dyndbg"
+        or is_sanitizer_data(section)
+    )
+
+
+def is_sanitizer_data(section: str) -> bool:
+    """Whether the section holds what UBSAN tells of a place: file, line and types, unnamed."""
+    return bool(_SANITIZER_DATA.match(section))
 
 
 def is_btf_id(name: str) -> bool:

@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 
 from .atoms import NO_ATOM, Atom, Kind, Unit
-from .names import fold, is_special_static, static_local_base
+from .names import fold, is_sanitizer_data, is_special_static, static_local_base
 
 
 class Pairs:
@@ -41,7 +41,8 @@ class Pairs:
             return fold(atom.name) != atom.name
         section = unit.section(atom).name
         if not atom.symbols:
-            return atom.kind is Kind.RODATA and section.startswith(".rodata")
+            is_constant = atom.kind is Kind.RODATA and section.startswith(".rodata")
+            return is_constant or is_sanitizer_data(section)
         return (
             static_local_base(atom.name) is not None
             or ("." in atom.name and atom.name in self._counted)

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .atoms import I64, NO_ATOM, Atom, Kind, Unit
-from .names import is_special_static, local_name, static_local_base
+from .names import is_sanitizer_data, is_special_static, local_name, static_local_base
 from .pairs import Pairs, ref_names
 
 Uses = dict[int, list[int]]
@@ -52,7 +52,7 @@ def _numbered_data(pairs: Pairs, unit: Unit) -> npt.NDArray[np.bool_]:
 
 def _base(atom: Atom) -> str:
     if not atom.symbols:
-        return ".rodata"
+        return atom.name.rstrip("0123456789") if is_sanitizer_data(atom.name) else ".rodata"
     return static_local_base(atom.name) or atom.name
 
 
