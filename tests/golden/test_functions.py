@@ -68,6 +68,21 @@ def test_partial_inlining_appears_and_vanishes(pair: Pair) -> None:
     assert changed(same) == {"work.part.0"} and not same.refused
 
 
+def test_static_local_moves_into_a_part(compile_c: Compile) -> None:
+    """Its state is the kernel's, whichever of the two functions the compiler has it in."""
+    text = PART.replace("EXTRA", "").replace("^= other(y)", "^= other(y + seen++)")
+    text = text.replace("if (!p)", "static int seen;\n    if (!p)")
+    whole = read(compile_c(text, "whole", "-fno-partial-inlining"))
+    split = read(compile_c(text, "split"))
+    delta, back = diff(whole, split), diff(split, whole)
+    assert changed(delta) == {"work", "f", "g"} and new(delta) == {"work.part.0"}
+    assert changed(back) == {"work", "f", "g"} and back.removed == ("work.part.0",)
+    for found in (delta, back):
+        assert not found.refused and not found.new_data
+        code = [p for p in found.pieces if p.kind.value == "function"]
+        assert "seen.0" in set().union(*(kernel_refs(p) for p in code))
+
+
 def test_scalar_replacement_appears_and_vanishes(pair: Pair) -> None:
     by_value = """
     static noinline int work(int *p, int unused) { return *p + get(); }

@@ -88,6 +88,10 @@ def test_what_moves_to_another_file_is_refused(compile_c: Compile) -> None:
         ("symbol-moved", "state"), ("symbol-moved", "work"),
     ]  # fmt: skip
     assert not taken_names(found, kernel(("state", "d"), ("f", "T"))), "a namesake, local to a unit"
+    uses = "extern int state, work(int);\nint f(int x) { return work(x) + state; }\n"
+    found = unit(compile_c, uses, moved + uses)
+    taken = taken_names(found, kernel(("state", "D"), ("work", "T"), ("f", "T")))
+    assert [t.symbol for t in taken] == ["state", "work"], "even if the unit referred to it before"
 
 
 def test_what_loses_init_is_no_move(compile_c: Compile) -> None:

@@ -40,7 +40,7 @@ def taken_names(unit: Unit, positions: KernelPositions) -> list[Finding]:
 
     A function or variable that moves to another file is one: what is not rebuilt keeps to the old.
     """
-    known = unit.orig.symbols.by_name
+    known = _defined(unit.orig, local=True) | _defined(unit.orig, local=False)
     names = {
         symbol.name
         for piece in unit.delta.pieces
