@@ -11,6 +11,7 @@ from .statics import Outside
 from .toplevel import Kind, Origin, Preprocessed
 
 _INDENT = re.compile(r"^ +", re.MULTILINE)
+_WORD = re.compile(r"[A-Za-z_]\w*")
 _GAPS = re.compile(r"\n[ \t]*(?:\n[ \t]*)+(?=\n)")
 _TRAILING = re.compile(r"[ \t]+$", re.MULTILINE)
 _DEEPEST = 6  # tabs; what is deeper is the continuation of a line
@@ -34,13 +35,17 @@ REBOOTLESS_UNIT("{unit}");
 
 @dataclass(frozen=True)
 class Cover:
-    """What the head of the file says: its name, the patch's title, the unit, the kernel."""
+    """What the head of the file says: its name, the patch's title, the unit, the kernel.
+
+    `macros` are those that the compiler's command line defines: they must not be expanded again.
+    """
 
     name: str
     title: str
     unit: str
     object: str
     release: str
+    macros: frozenset[str] = frozenset()
 
 
 def render(unit: Preprocessed, found: Extraction, replaced: tuple[str, ...], cover: Cover) -> str:
@@ -53,6 +58,11 @@ def render(unit: Preprocessed, found: Extraction, replaced: tuple[str, ...], cov
             name=cover.name,
         )
     ]
+    mentioned = {word for w in found.written for word in _WORD.findall(w.text)}
+    undefined = sorted(mentioned & cover.macros)
+    if undefined:
+        parts.append("\n/* What follows is preprocessed: these are no macros any more. */\n")
+    parts += [f"#undef {name}\n" for name in undefined]
     parts += _symbols(found.symbols, cover.object)
     before: Origin | None = None
     for written in found.written:

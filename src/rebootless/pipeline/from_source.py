@@ -16,7 +16,7 @@ from ..base.fs import atomic_write, read_bytes
 from ..base.workdir import Workdir
 from ..bundle import naming
 from ..compile.inplace import build_in_place
-from ..compile.preprocess import preprocess
+from ..compile.preprocess import command_line_macros, preprocess
 from ..compile.tree import Tree
 from ..compile.unit import UnitPair
 from ..diff.delta import Delta, Finding, PieceKind
@@ -108,7 +108,10 @@ def _written(
         name += f"-{PurePosixPath(unit.pair.source).stem}"
     title = job.patch.title or job.patch.name
     release = job.kernel.files.release
-    cover = Cover(f"{name}.c", title, unit.pair.source, unit.pair.module, release)
+    source = unit.pair.source
+    assert job.tree is not None
+    macros = command_line_macros(job.tree, source)
+    cover = Cover(f"{name}.c", title, source, unit.pair.module, release, macros)
     try:
         found = extract(text, wanted, whole_types=whole_types)
     except RefusedError as exc:

@@ -173,7 +173,13 @@ def test_the_file_is_c(extraction: Extraction) -> None:
     if shutil.which("gcc") is None:
         pytest.skip("gcc is not installed")
     unit = split(UNIT)
-    text = render(unit, extraction, ("changed",), Cover("x.c", "a */ title", "a.c", "m", "6.1"))
+    text = render(
+        unit,
+        extraction,
+        ("changed",),
+        Cover("x.c", "a */ title", "a.c", "m", "6.1", frozenset({"inline", "unused", "x"})),
+    )
+    assert "#undef inline\n#undef x\n" in text, "nothing is expanded twice"
     assert "a * / title" in text and "/* from include/other.h:1 */" in text
     assert "REBOOTLESS_SYMBOL(m, counter, 2);" in text
     assert 'REBOOTLESS_SYMBOL_AS(m, rebootless_inlined_calls, "calls.7", 0);' in text
