@@ -38,7 +38,7 @@ import kernel_files
 from damage import Change, Damaged
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
-from survive import everything, linked_module, object_pair, small_objects
+from survive import everything, linked_module, object_pair, small_objects, walk_types
 
 from golden.conftest import KERNEL_FLAGS, PRELUDE
 from golden.test_tables import MANY
@@ -51,6 +51,7 @@ from rebootless.elf.reader import parse
 from rebootless.engine import modinfo
 from rebootless.kernel import image, kallsyms, modules, symvers
 from rebootless.patch import source
+from rebootless.types.btf import parse as parse_btf
 
 LIMIT_SECONDS = 5
 LIMIT_BYTES = 1500 << 20
@@ -361,10 +362,55 @@ def fuzz_bundles(finds: Finds, cases: int, number: int, folder: Path) -> None:
     explore(number, cases // 3 + 1, BYTE_CHANGES, body)
 
 
+TYPES = """
+typedef unsigned int u32;
+enum state { IDLE, BUSY = 7, GONE = -1 };
+struct inner { u32 flags : 3, rest : 29; union { long l; void *p; }; };
+struct node { struct node *next; struct inner inner[4]; enum state state;
+	int (*run)(struct node *); };
+struct missing;
+volatile const struct node *global;
+int work(struct node *n, struct missing *m, const char *s, ...) { return n->run(n) + n->state; }
+static __attribute__((noinline)) long other(u32 a, enum state b) { return a * b; }
+long entry(struct node *n) { return other(n->inner[1].flags, n->state); }
+"""
+BTF_CHANGES = st.lists(
+    st.tuples(st.integers(0, 2**12), st.one_of(st.integers(0, 40), st.integers(0, 2**32 - 1))),
+    min_size=1,
+    max_size=5,
+)
+
+
+def fuzz_types(finds: Finds, cases: int, number: int, folder: Path) -> None:
+    """The types of an object (BTF): any words of the section change, or any bytes."""
+    path = folder / "types.c"
+    path.write_text(TYPES)
+    subprocess.run(["gcc", "-gbtf", "-O1", "-c", "-o", folder / "types.o", path], check=True)
+    elf = parse((folder / "types.o").read_bytes(), name="types.o")
+    sound = bytes(elf.section_by_name[".BTF"].data)
+    whole = parse_btf(sound, name="types.o")
+
+    def words(changes: list[tuple[int, int]]) -> None:
+        out = bytearray(sound)
+        for place, value in changes:
+            at = place % (len(out) // 4) * 4
+            out[at : at + 4] = value.to_bytes(4, "little")
+        finds.run("types", lambda b: walk_types(b, whole), bytes(out), offsets=True)
+
+    explore(number, cases // 2 + 1, BTF_CHANGES, words)
+
+    def anything(changes: list[tuple[int, int, int]]) -> None:
+        blob = flipped(sound, changes)
+        finds.run("types", lambda b: walk_types(b, whole), blob, offsets=True)
+
+    explore(number, cases // 2 + 1, BYTE_CHANGES, anything)
+
+
 TARGETS = {
-    "objects": (fuzz_objects, 60),
-    "modules": (fuzz_modules, 14),
-    "images": (fuzz_images, 10),
+    "objects": (fuzz_objects, 55),
+    "types": (fuzz_types, 8),
+    "modules": (fuzz_modules, 12),
+    "images": (fuzz_images, 9),
     "texts": (fuzz_texts, 8),
     "bundles": (fuzz_bundles, 8),
 }  # and their shares of the cases, in percent

@@ -9,7 +9,7 @@ import contextlib
 import json
 
 from rebootless.base.errors import RebootlessError
-from rebootless.diff import diff
+from rebootless.diff import Delta, diff
 from rebootless.elf.constants import (
     Binding,
     Reloc,
@@ -33,6 +33,13 @@ from rebootless.module.relocs import finish
 from rebootless.module.resolve import Proof, Resolver
 from rebootless.report.explain import explain_unit
 from rebootless.report.facts import to_json
+from rebootless.safety import quiescence, semantics
+from rebootless.safety.code import CodeUnit
+from rebootless.safety.typediff import compare_types
+from rebootless.types.btf import Btf
+from rebootless.types.btf import parse as parse_btf
+from rebootless.types.declare import declare
+from rebootless.types.shape import Shapes
 
 ALLOC = int(SectionFlag.ALLOC)
 CODE = ALLOC | int(SectionFlag.EXECINSTR)
@@ -74,7 +81,34 @@ def everything(blob: bytes, whole: ElfFile, *, first: bool) -> None:
     json.dumps(to_json((explain_unit(orig, patched, delta),)))
     proofs = {i: Proof(name, 0) for i, name in enumerate(orig.symbols.names)}
     emit(delta, Resolver("vmlinux", {}, frozenset(), proofs, Everywhere()), 0)
+    judge(orig, whole if first else elf, delta)
     parse(serialize(editable(elf)), name="rewritten.o")
+
+
+def judge(orig: ElfFile, patched: ElfFile, delta: Delta) -> None:
+    """What the safety checks read in the code of both objects, and what `explain` shows."""
+    names = orig.symbols.names
+    changed = {
+        names[f.orig_symbol]: delta.pieces[f.piece].name
+        for f in delta.changed
+        if f.orig_symbol is not None
+    }
+    code = CodeUnit(orig)
+    quiescence.forecast(code, changed)
+    semantics.compare(code, CodeUnit(patched), changed)
+    explain_unit(orig, patched, delta)
+
+
+def walk_types(blob: bytes, whole: Btf) -> None:
+    """Reads a section of BTF, and compares it with `whole`."""
+    types = parse_btf(blob, name="damaged types")
+    shapes = Shapes(types)
+    for number in types.numbers():
+        shapes.size(number)
+        shapes.signature(number)
+        declare(types, number)
+    compare_types(whole, types)
+    compare_types(types, whole)
 
 
 def finish_module(blob: bytes) -> None:

@@ -106,16 +106,18 @@ def _add_table(closure: Closure, entries: Entries) -> int:
     _append_table(closure, section, entries.size, bytes(data), tuple(relocs))
     companion = TABLES[section.name].companion
     if companion:
-        _add_companion(closure, companion, chosen, len(entries))
+        _add_companion(closure, companion, chosen, entries)
     return len(chosen)
 
 
-def _add_companion(closure: Closure, name: str, chosen: list[int], entries: int) -> None:
+def _add_companion(closure: Closure, name: str, chosen: list[int], entries: Entries) -> None:
     section = closure.patched.elf.section_by_name.get(name)
-    size = section.size // entries if section else 0
-    if section is None or not size or section.size != size * entries:
-        where = section.label if section else f"'{name}' (there is none, at any offset)"
-        raise ElfError(f"{closure.patched.elf.name}: section {where} lacks entries")
+    size = section.size // len(entries) if section else 0
+    if section is None or not size or section.size != size * len(entries):
+        raise ElfError(
+            f"{closure.patched.elf.name}: section '{name}' has not one entry for each of section "
+            f"{entries.section.label}"
+        )
     data = b"".join(bytes(section.data[n * size : (n + 1) * size]) for n in chosen)
     _append_table(closure, section, size, data, ())
 
