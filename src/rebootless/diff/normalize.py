@@ -25,6 +25,7 @@ from .tables import ALTERNATIVES, COMPANIONS, SNIPPET_SECTIONS, TABLES, entry_sh
 
 _PC_TYPES = np.array([int(t) for t in PC_RELATIVE], dtype=np.uint32)
 _MAX_SIZE = 1 << 31  # what 32-bit relocations can span
+_MAX_ZEROS = 1 << 28  # which are compared as bytes; the whole kernel may span 1 GiB
 _MAX_CHARACTER = 8
 _CONTENT = (int(SectionType.PROGBITS), int(SectionType.NOBITS))
 _NOBITS = int(SectionType.NOBITS)
@@ -75,7 +76,9 @@ def _check(elf: ElfFile, relevant: list[Section]) -> None:
     sizes = np.zeros(len(elf.sections) + 1, np.uint64)
     for section in relevant:
         sizes[section.index] = section.size
-        if section.size > _MAX_SIZE:
+        if section.size > _MAX_SIZE or (
+            section.type == SectionType.NOBITS and section.size > _MAX_ZEROS
+        ):
             raise ElfError(f"{elf.name}: section {section.label} has a size of {section.size}")
         if section.is_string_pool and section.entsize > _MAX_CHARACTER:
             raise ElfError(

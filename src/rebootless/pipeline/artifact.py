@@ -26,7 +26,7 @@ from ..diff.delta import Finding
 from ..engine.modinfo import parse as parse_modinfo
 from ..module.features import merge_states
 from ..module.resolve import VMLINUX
-from .explaining import begins, compact, of_build
+from .explaining import begins, compact
 from .job import Job, Unit
 
 REPORT_SCHEMA = 1
@@ -64,13 +64,16 @@ def write_bundle(
     job: Job,
     units: Sequence[Unit],
     module: bytes,
+    explained: dict[str, Any],
     output: Path,
     recorder: RecordingMonitor,
 ) -> BuildResult:
-    """Writes the bundle to `output` and its report beside it. Raises ResourceError."""
+    """Writes the bundle to `output` and its report beside it. Raises ResourceError.
+
+    `explained` is the document explain.json.
+    """
     with stage(job.monitor, "bundle", "Writing the bundle") as shown:
         report = _report(job, units)
-        explained = of_build(job, units)
         members = {
             f"{archive.MODULES}{job.name}.ko": module,
             **{f"{archive.SOURCES}{name}": text for name, text in job.sources.items()},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace as replaced
 from pathlib import Path
 
@@ -33,6 +34,7 @@ from ..provider.local import LocalProvider
 from ..provider.toolchain import find_compiler
 from . import checking, telling
 from .artifact import BuildResult, write_bundle
+from .explaining import of_build
 from .external import ExternalModule
 from .from_source import extracted, keep_beside
 from .inputs import compiled, delta_of, read_inputs
@@ -93,11 +95,13 @@ def build(
     with job.work.locked():
         job, pairs = compiled(job, inputs, tree, max_units)
         job, units = _units(job, pairs, tree, from_source=from_source)
-        module = _linked(job, units, tree)
+        with ThreadPoolExecutor(max_workers=1) as meanwhile:  # the link waits for make
+            explained = meanwhile.submit(of_build, job, units)
+            module = _linked(job, units, tree)
     output = output or Path(f"{naming.short_name(chosen)}{archive.SUFFIX}")
     if from_source:
         keep_beside(output, job.sources)
-    return write_bundle(job, units, module, output, recorder)
+    return write_bundle(job, units, module, explained.result(), output, recorder)
 
 
 def _units(
