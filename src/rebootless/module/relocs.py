@@ -72,7 +72,7 @@ def finish(blob: bytes, *, name: str, max_symbol: int = MAX_SYMBOL) -> bytes:
         key = (record.owner, record.section)
         if record.section not in obj.by_index or record.offset < 0:
             raise ElfError(
-                f"{name}: a livepatch relocation at offset {record.offset:#x} is of no code"
+                f"{name}: a livepatch relocation at offset {record.offset % 2**64:#x} is of no code"
             )
         if key not in relas:
             target = obj.by_index[record.section]

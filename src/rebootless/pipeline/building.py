@@ -92,12 +92,13 @@ def build(
         {source.name: source.text for source in inputs.written},
         tree,
     )
-    with job.work.locked():
+    # The thread works while gcc and make are waited for.
+    with job.work.locked(), ThreadPoolExecutor(max_workers=1) as meanwhile:
+        meanwhile.submit(job.kernel.read_ahead)
         job, pairs = compiled(job, inputs, tree, max_units)
         job, units = _units(job, pairs, tree, from_source=from_source)
-        with ThreadPoolExecutor(max_workers=1) as meanwhile:  # the link waits for make
-            explained = meanwhile.submit(of_build, job, units)
-            module = _linked(job, units, tree)
+        explained = meanwhile.submit(of_build, job, units)
+        module = _linked(job, units, tree)
     output = output or Path(f"{naming.short_name(chosen)}{archive.SUFFIX}")
     if from_source:
         keep_beside(output, job.sources)

@@ -68,6 +68,10 @@ class ShippedKernel:
         tables = (self.files.symvers, *self.more_symvers)
         return parse_symvers("\n".join(read_text(path) for path in tables))
 
+    def read_ahead(self) -> None:
+        """Reads what every build needs; what fails will fail again where it is needed."""
+        _ = self.image, self.symbols, self.exports
+
     def module(self, name: str) -> ModuleImage:
         """A shipped module by name. Raises NotFoundError when the kernel has none of it."""
         if name in self.modules:
