@@ -85,7 +85,9 @@ def entry_shape(elf: ElfFile, section: Section, table: Table) -> tuple[int, int]
         if total % count or int(offsets[0]) or not in_code[::count].all():
             continue
         if total == count:
-            return section.size, count
+            if section.size:
+                return section.size, count
+            continue
         steps = offsets[count:] - offsets[:-count]
         size, entries = int(steps[0]), total // count
         if size > 0 and (steps == size).all() and (entries - 1) * size < section.size:

@@ -76,7 +76,7 @@ class Keys:
         keeps quiet in the patched function, with a warning. Any other key is refused.
         """
         table = TABLES.get(piece.section) if piece.kind is PieceKind.TABLE else None
-        if table is None or not table.keyed:
+        if table is None or not table.keyed or not piece.entsize:  # 0: code refers to the table
             return piece
         dropped: set[int] = set()
         relocs = []
