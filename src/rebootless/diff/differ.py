@@ -11,7 +11,7 @@ from .carry import carry
 from .compare import Comparison, compare
 from .correlate import Correlation, correlate
 from .delta import Delta, Finding, FunctionChange
-from .include import Inclusion, include
+from .include import Inclusion, include, new_functions
 from .marks import (
     callbacks_in,
     mark_findings,
@@ -78,7 +78,7 @@ def diff(orig: ElfFile, patched: ElfFile) -> Delta:
     along = {i: reason for i, reason in to_patch.items() if i in carried}
     return Delta(
         changed=_changes(old, new, correlation, inclusion, entered),
-        new=_new_functions(new, inclusion, correlation),
+        new=new_functions(new, inclusion, correlation),
         removed=_removed(old, correlation),
         new_data=inclusion.new_data,
         special=inclusion.special,
@@ -177,18 +177,6 @@ def _changes(
             )
         )
     return tuple(found)
-
-
-def _new_functions(
-    new: Unit, inclusion: Inclusion, correlation: Correlation
-) -> tuple[FunctionChange, ...]:
-    return tuple(
-        FunctionChange(atom.name, "new function", 0, atom.size, piece, None)
-        for index, piece in sorted(inclusion.piece_of.items())
-        if (atom := new.atoms[index]).kind is Kind.FUNCTION
-        and correlation.to_orig[index] == NO_ATOM
-        and cold_parent(fold(atom.name)) is None
-    )
 
 
 def _removed(old: Unit, correlation: Correlation) -> tuple[str, ...]:

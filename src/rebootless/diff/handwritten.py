@@ -17,7 +17,7 @@ from ..elf.model import ElfFile
 from .atoms import NO_ATOM, Atom, Kind, Unit
 from .correlate import Correlation
 from .delta import Delta, Finding, FunctionChange, KernelRef, Piece
-from .include import Inclusion, include
+from .include import Inclusion, include, new_functions
 from .marks import callback_findings, callbacks_in, read_marks
 from .names import fold, source_name, static_local_base
 from .normalize import normalize
@@ -54,7 +54,7 @@ def handwritten(orig: ElfFile, made: ElfFile, owner: str) -> Delta:
     pieces, undeclared = _with_declared(inclusion.pieces, declared, orig, owner)
     return Delta(
         changed=tuple(_change(a, b, inclusion) for a, b in kept),
-        new=_helpers(new, inclusion, correlation),
+        new=new_functions(new, inclusion, correlation),
         removed=(),
         new_data=inclusion.new_data,
         special=inclusion.special,
@@ -136,18 +136,6 @@ def _change(old: Atom, new: Atom, inclusion: Inclusion) -> FunctionChange:
     reason = f"replaced by '{new.name}'" if new.name != old.name else "replaced"
     piece = inclusion.piece_of[new.index]
     return FunctionChange(old.name, reason, old.size, new.size, piece, old.symbols[0])
-
-
-def _helpers(
-    new: Unit, inclusion: Inclusion, correlation: Correlation
-) -> tuple[FunctionChange, ...]:
-    return tuple(
-        FunctionChange(atom.name, "new function", 0, atom.size, piece, None)
-        for index, piece in sorted(inclusion.piece_of.items())
-        if (atom := new.atoms[index]).kind is Kind.FUNCTION
-        and correlation.to_orig[index] == NO_ATOM
-        and ".cold" not in atom.name
-    )
 
 
 def _with_declared(

@@ -24,6 +24,7 @@ from .compare import target_name
 from .correlate import Correlation
 from .delta import (
     Finding,
+    FunctionChange,
     KernelRef,
     Piece,
     PieceKind,
@@ -36,6 +37,7 @@ from .entries import PLAIN_FLAGS, add_tables
 from .names import (
     PERCPU,
     cold_parent,
+    fold,
     is_boot_only,
     is_percpu,
     is_special_static,
@@ -343,3 +345,16 @@ def _output_section(atom: Atom, section: Section) -> str:
     if atom.kind in POOLED:
         return f".rodata.str.{section.align}" if atom.kind is Kind.STRING else section.name
     return section.name
+
+
+def new_functions(
+    patched: Unit, inclusion: Inclusion, correlation: Correlation
+) -> tuple[FunctionChange, ...]:
+    """The included functions that the original does not have; cold parts go with their parents."""
+    return tuple(
+        FunctionChange(atom.name, "new function", 0, atom.size, piece, None)
+        for index, piece in sorted(inclusion.piece_of.items())
+        if (atom := patched.atoms[index]).kind is Kind.FUNCTION
+        and correlation.to_orig[index] == NO_ATOM
+        and cold_parent(fold(atom.name)) is None
+    )
