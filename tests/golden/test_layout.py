@@ -125,7 +125,8 @@ CASES = {
     "enumerator in between": (("RED, GREEN", "RED, BLUE = 1, GREEN"), "", ""),
     "value changed": (("GREEN = 4", "GREEN = 3"), "enum-changed e", ""),
     "enumerator gone": (("RED, GREEN = 4, LAST", "RED, LAST = 5"), "", "layout-renamed e"),
-    "enumerator renamed": (("RED, ", "CRIMSON, "), "", ""),
+    "enumerator renamed": (("RED, ", "CRIMSON, "), "", "layout-renamed e"),
+    "second name for a value": (("LAST }", "LAST, SAME = GREEN }"), "", ""),
     "constant": (("LIMIT = 10", "LIMIT = 11"), "", "constant-changed LIMIT"),
     "const added": (("struct later *ptr", "const struct later *const ptr"), "", ""),
 }  # fmt: skip

@@ -277,6 +277,28 @@ def test_what_tools_leave_in_objects_is_no_change(pair: Pair) -> None:
         assert not [p for p in delta.pieces if p.section == section.split(",")[0]]
 
 
+def test_printk_index(pair: Pair) -> None:
+    """Each message has an entry that names its line: neither a change, nor part of the patch."""
+    before = """
+    struct pi_entry { const char *fmt, *func, *file; unsigned int line; };
+    #define PRINTK(text, number) do { \\
+        static const struct pi_entry _entry used = { text, __func__, "unit.c", number }; \\
+        static const struct pi_entry *_entry_ptr \\
+            used __attribute__((section(".printk_index"))) = &_entry; \\
+        printk(text); } while (0)
+    void f(int x) { PRINTK("f says", 10); if (x) PRINTK("f says more", 11); }
+    void g(int x) { PRINTK("g says", 15); }
+    """
+    assert pair(before, before.replace('", 1', '", 2')).is_empty, "only lines moved"
+    delta = pair(before, before.replace('"f says more"', '"f asks"'))
+    assert [f.name for f in delta.changed] == ["f"]
+    assert not delta.refused and not delta.warnings and not delta.new_data
+    assert not [p for p in delta.pieces if "_entry" in p.name or "printk" in p.section]
+    more = before.replace("void g(int x) {", 'void g(int x) { PRINTK("g is new", 14);')
+    delta = pair(before, more)
+    assert [f.name for f in delta.changed] == ["g"] and not delta.refused
+
+
 def test_named_entry_for_a_place_in_patched_code(pair: Pair) -> None:
     """Macros may give entries names; the place that one tells is that of the old code."""
     site = """

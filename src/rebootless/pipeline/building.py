@@ -77,7 +77,7 @@ def build(
     chosen = naming.check_name(name or naming.default_name(inputs.patch.name))
     files = find(kernel, local=local, suites=suites, monitor=recorder)
     shipped = ShippedKernel(files)
-    _check_supported(shipped)
+    check_supported(shipped)
     tree = prepare(files, recorder)
     job = Job(
         chosen,
@@ -166,17 +166,25 @@ def _differing(job: Job, pairs: Sequence[UnitPair]) -> list[Unit]:
     return found
 
 
-def _check_supported(kernel: ShippedKernel) -> None:
-    """Refuses kernels whose objtool runs only when vmlinux is linked (IBT, LTO).
+def check_supported(kernel: ShippedKernel) -> None:
+    """Refuses kernels of which a unit's object does not have all that its patch needs.
 
-    Their units carry no unwind data and no return sites yet, so a patch made of them would lack
-    both.
+    With IBT or LTO objtool runs only when vmlinux is linked, so that units carry no unwind data and
+    no return sites yet. With clang's CFI a call through a pointer checks what stands before the
+    function, which a symbol of its own (`__cfi_NAME`) covers.
     """
-    for option in ("X86_KERNEL_IBT", "LTO"):
+    at_link = "its objtool runs when the whole kernel is linked, not on single units"
+    reasons = {
+        "X86_KERNEL_IBT": at_link,
+        "LTO": at_link,
+        "CFI_CLANG": "calls through pointers check marks before functions",
+        "CFI": "calls through pointers check marks before functions",
+    }
+    for option, reason in reasons.items():
         if kernel.config.enabled(option):
             raise RefusedError(
-                f"the kernel {kernel.files.release} is not supported yet: with CONFIG_{option} its "
-                "objtool runs when the whole kernel is linked, not on single units",
+                f"the kernel {kernel.files.release} is not supported yet: with CONFIG_{option} "
+                f"{reason}",
                 hint="Debian's 6.1 kernels are supported",
             )
 

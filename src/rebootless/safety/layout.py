@@ -93,7 +93,7 @@ def _added(change: TypeChange) -> Finding:
 
 
 def _renamed(change: TypeChange) -> Finding:
-    what = "loses names of values" if change.word == "enum" else "renames members"
+    what = "renames or loses values" if change.word == "enum" else "renames members"
     return Finding(
         "layout-renamed",
         change.name,

@@ -108,8 +108,8 @@ def _enum(old: Btf, new: Btf, word: str, name: str, ours: int, theirs: int) -> T
     sizes = old.size(ours), new.size(theirs)
     changed = any(n in after and after[n] != value for n, value in before.items())
     effect = Effect.CHANGED if changed or sizes[0] != sizes[1] else Effect.NONE
-    lost = {v for n, v in before.items() if n not in after} - set(after.values())
-    if effect is Effect.NONE and lost:
+    kept = {v for n, v in before.items() if after.get(n) == v}
+    if effect is Effect.NONE and set(before.values()) - kept:  # a value without any of its names
         effect = Effect.RENAMED
     rows = tuple(_enum_row(n, before.get(n), after.get(n)) for n in {**before, **after})
     return TypeChange(word, name, effect, sizes[0], sizes[1], rows)
