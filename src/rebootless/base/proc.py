@@ -27,10 +27,10 @@ from .fs import is_full
 
 TAIL_LINES = 30
 TERM_SECONDS = 1.0  # what a program gets to put its things in order
-# As the C library and make word them (LC_ALL=C), at a line's end: source code may quote them.
+# As the C library, make and gcc word them (LC_ALL=C), at a line's end: source code may quote them.
 NO_SPACE = re.compile(
     r"^.*\b(?:No space left on device|Disk quota exceeded|File size limit exceeded|File too large)"
-    r"'?\.?(?: \(core dumped\))?$",
+    r"'?\.?(?: \(core dumped\)| signal terminated program \S+)?$",
     re.MULTILINE,
 )
 HELD_BACK = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

@@ -200,6 +200,7 @@ def test_a_signal_while_a_program_starts_waits_for_it() -> None:
         ("tar: a: Cannot write: No space left on device", True),
         ("cc1: error: error writing to -: File too large", True),
         ("make[1]: *** [a:1: b] File size limit exceeded (core dumped)", True),
+        ("gcc: error: File size limit exceeded signal terminated program cc1", True),
         ('a.c:1:1: error: puts("No space left on device")', False),
     ],
 )
