@@ -165,22 +165,35 @@ def test_keys_of_a_module(objects: Mapping[str, Path]) -> None:
     assert all("static_key_enabled()" in f.message for f in unit.refused)
     before = next(p for p in delta.pieces if p.name == ".static_call_sites")
     kept = parse(unit.data, name="unit.o").section_by_name[".static_call_sites"]
-    own = sum("own_call" in str(r.target) or "maybe_call" in str(r.target) for r in before.relocs)
-    assert own == 2 and kept.size == before.size - 2 * before.entsize
+    names = ("own_call", "maybe_call", "own_event")
+    own = sum(any(name in str(r.target) for name in names) for r in before.relocs)
+    assert own == 3 and kept.size == before.size - 3 * before.entsize
 
 
 def test_traces_of_the_kernel_stay_in_a_module(objects: Mapping[str, Path]) -> None:
     delta = compared(objects, "module", "module-first")
     unit = emitted(read(objects["module"]), delta, "special")
-    assert not unit.warnings
-    obj = golden.Object(unit.data)
-    keys = {
+    assert "__tracepoint_task_rename" in keys_of(unit, "a_trace")
+
+
+def test_traces_of_a_module_are_dropped_and_named(objects: Mapping[str, Path]) -> None:
+    delta = compared(objects, "module", "module-first")
+    assert "a_own_trace" in {f.name for f in delta.changed}
+    unit = emitted(read(objects["module"]), delta, "special")
+    assert [(f.code, f.symbol) for f in unit.warnings] == [("tracepoint-dropped", "own_event")]
+    assert not keys_of(unit, "a_own_trace")
+    table = next(p for p in delta.pieces if p.name == "__jump_table")
+    assert any("__tracepoint_own_event" in str(r.target) for r in table.relocs)
+
+
+def keys_of(unit: EmittedUnit, function: str) -> set[str]:
+    """What the jump labels of a function name after its two places."""
+    return {
         name
-        for _, (owner, _, told) in golden.entries(obj, None)
+        for section, (owner, _, told) in golden.entries(golden.Object(unit.data), None)
+        if section == "__jump_table" and owner == function
         for _, _, name, _ in told[2:]
-        if owner == "a_trace"
     }
-    assert "__tracepoint_task_rename" in keys
 
 
 def test_objects_of_a_newer_kernel(tmp_path: Path) -> None:

@@ -161,6 +161,17 @@ noinline void a_trace(struct task_struct *task)
 	trace_task_rename(task, A ? "one" : "two");
 }
 
+#ifdef MODULE
+DECLARE_TRACE(own_event, TP_PROTO(int x), TP_ARGS(x));
+DEFINE_TRACE(own_event, TP_PROTO(int x), TP_ARGS(x));
+
+noinline int a_own_trace(int x)
+{
+	trace_own_event(x);
+	return x + A;
+}
+#endif
+
 noinline int b_debug(int x)
 {
 	pr_debug("b_debug %d\n", x);

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import pytest
 
@@ -107,6 +108,28 @@ def test_one_mirror_for_all_entries_of_a_key() -> None:
     unit = emitted(function(NOP * 8), both, by=resolver("vmlinux", lambda n, p: True))
     assert len(unit.mirrors) == 1
     assert not emitted(function(NOP * 8), both, by=resolver("vmlinux")).mirrors
+
+
+@dataclass(frozen=True)
+class Exported:
+    owner: str
+    namespace: str = ""
+
+
+@pytest.mark.parametrize(("owner", "refused"), [("fs/other-fs", True), ("vmlinux", False)])
+def test_exported_key(owner: str, refused: bool) -> None:
+    """The kernel's is an ordinary symbol; another module may come after the patch is settled."""
+    key = KernelRef("shared", None, defined=False, is_global=True)
+    entry = label(0, 0)
+    relocs = (*entry.relocs[:2], PieceReloc(8, int(Reloc.PC64), key, 0))
+    by = Resolver("ext4", {"shared": Exported(owner)}, frozenset(), {}, Nowhere())
+    unit = emitted(function(NOP * 8), replace(entry, relocs=relocs), by=by)
+    if refused:
+        assert [(f.code, f.symbol) for f in unit.refused] == [("private-static-key", "shared")]
+        assert "the module other_fs" in unit.refused[0].message
+    else:
+        elf = parse(unit.data, name="unit.o")
+        assert not unit.refused and targets(elf, "__jump_table")[2] == ("shared", 0)
 
 
 def test_static_call_with_a_read_only_key_goes_through_its_trampoline() -> None:
