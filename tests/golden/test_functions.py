@@ -164,6 +164,21 @@ int uses_f(int x) { return f(x); }
 
 
 @BOTH
+@pytest.mark.parametrize("linkage", ["", "static noinline "])
+def test_removed_caller_of_a_function_without_fentry(linkage: str, pair: Pair) -> None:
+    """It keeps its old code; there is nothing to redirect it to."""
+    gone = f"{linkage}int gone(int x) {{ return quiet(x) - 3; }}\n"
+    before = (
+        "static noinline notrace int quiet(int x) { return helper(x) + 1; }\n"
+        f"{gone}int f(int x) {{ return gone(x) * 2; }}\nint h(int x) {{ return helper(x); }}\n"
+    )
+    after = before.replace(gone, "").replace("+ 1", "+ 7").replace("gone(x)", "quiet(x)")
+    delta = pair(before, after.replace("return helper(x); }", "return other(x); }"))
+    assert not delta.refused and changed(delta) == {"f", "h"}
+    assert [c.name for c in delta.carried] == ["quiet"] and delta.removed == ("gone",)
+
+
+@BOTH
 def test_weak_symbols_stay_what_the_kernel_linked(pair: Pair) -> None:
     """Another unit may have the real `maybe`, and the real `also`: no use leads to ours."""
     after = WEAK.replace("return maybe(x)", "return 5 + maybe(x)")

@@ -62,7 +62,10 @@ def _is_private_code(unit: Unit, atom: Atom) -> bool:
 
 
 def _callers(old: Unit, new: Unit, correlation: Correlation, index: int) -> set[int]:
-    """The original atoms that call a function, before or after; empty if it is not only called."""
+    """The original atoms that call a function, before or after; empty if it is not only called.
+
+    One that the patch removes keeps its old code, and so the old function.
+    """
     found: set[int] = set()
     partner = int(correlation.to_patched[index])
     for unit, target in ((old, index), (new, partner)):
@@ -70,8 +73,11 @@ def _callers(old: Unit, new: Unit, correlation: Correlation, index: int) -> set[
             original = user.index if unit is old else int(correlation.to_orig[user.index])
             if not is_call:
                 return set()
-            if original != NO_ATOM:  # a new function comes along with its own callers
-                found.add(with_parent(old, original))
+            if original == NO_ATOM:  # a new function comes along with its own callers
+                continue
+            whole = with_parent(old, original)
+            if correlation.to_patched[whole] != NO_ATOM:
+                found.add(whole)
     return found - {index}
 
 
