@@ -182,6 +182,25 @@ def test_ignored_caller_keeps_the_old_copy_of_what_it_calls(marked: Marked) -> N
     assert not delta.refused and codes(delta.warnings) == [("function-ignored", "g")]
 
 
+def test_ignored_caller_of_a_clone_is_refused(marked: Marked) -> None:
+    """How a clone is called is agreed anew whenever its callers are compiled."""
+    body = """
+    static noinline int low(int x, int y) { return y ? helper(x) * 3 : x; }
+    int f(int x) { return low(x, 1) + 1; }
+    int g(int x) { return low(x, 1) + 2; }
+    """
+    after = body.replace("* 3", "* 5").replace("+ 2", "+ 4")
+    delta = marked(body, f"{after}REBOOTLESS_IGNORE_FUNCTION(g);")
+    assert names(delta) == {"low.constprop.0"}
+    assert codes(delta.refused) == [("ignored-caller", "low")]
+    before, after = (t.replace("y ? ", "y > x ? ").replace("(x, 1)", "(x, get())")
+                     for t in (body, after))  # fmt: skip
+    delta = marked(before, f"{after}REBOOTLESS_IGNORE_FUNCTION(g);")
+    assert names(delta) == {"low"} and not delta.refused, "a function of a fixed prototype"
+    unchanged = marked(body, body.replace("* 3", "* 5") + "REBOOTLESS_IGNORE_FUNCTION(g);")
+    assert not unchanged.refused
+
+
 def test_forced_function(marked: Marked) -> None:
     delta = marked(BODY, f"{BODY}REBOOTLESS_FORCE_FUNCTION(g);")
     assert names(delta) == {"g"} and "FORCE" in delta.changed[0].reason

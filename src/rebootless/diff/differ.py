@@ -14,6 +14,7 @@ from .delta import Delta, Finding, FunctionChange
 from .include import Inclusion, include, new_functions
 from .marks import (
     callbacks_in,
+    ignored_callers,
     mark_findings,
     read_marks,
     with_forced,
@@ -66,6 +67,7 @@ def diff(orig: ElfFile, patched: ElfFile) -> Delta:
     ):
         refused += more_refused
         warnings += more_warnings
+    refused += ignored_callers(marks, old, comparison, to_patch.keys() - carried)
     fresh = _new_atoms(new, correlation)
     roots = [int(correlation.to_patched[i]) for i in to_patch] + [a.index for a in fresh]
     roots += marks.callback_atoms

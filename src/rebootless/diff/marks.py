@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 from ..base.errors import ElfError
@@ -17,7 +18,7 @@ from .atoms import NO_ATOM, Atom, Kind, Unit
 from .compare import Comparison
 from .correlate import Correlation
 from .delta import Callback, CallbackKind, Finding, SystemState
-from .names import is_init_text, source_name, static_local_base
+from .names import cold_parent, fold, is_init_text, source_name, static_local_base
 from .tables import COMPANIONS, TABLES
 
 PREFIX = ".rebootless."
@@ -119,6 +120,30 @@ def without_ignored(
         else:
             kept[index] = reason
     return kept, warnings
+
+
+def ignored_callers(
+    marks: Marks, orig: Unit, comparison: Comparison, redirected: AbstractSet[int]
+) -> list[Finding]:
+    """Refusals for clones in `redirected` that an ignored function, which changes, goes on calling.
+
+    The compiler chooses anew how a clone is called whenever it compiles the callers.
+    """
+    found = {}
+    for index in comparison.changed if marks.ignored_functions else ():
+        caller = orig.atoms[index]
+        if source_name(caller.name) not in marks.ignored_functions:
+            continue
+        for target in redirected & set(orig.refs_of(caller).atom.tolist()):
+            name = orig.atoms[target].name
+            if caller.kind is Kind.FUNCTION and fold(name) != name and cold_parent(name) is None:
+                text = (
+                    f"'{source_name(caller.name)}' is ignored, and would call the new "
+                    f"'{name}' in the old way: the compiler may have changed how this clone is "
+                    "called; ignore both, or patch both"
+                )
+                found[target, index] = Finding("ignored-caller", source_name(name), text)
+    return [found[key] for key in sorted(found)]
 
 
 def with_forced(
