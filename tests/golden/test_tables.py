@@ -182,6 +182,31 @@ def test_entries_of_code_that_an_entry_brings_in(pair: Pair) -> None:
     }
 
 
+def test_calls_and_jumps_of_replacements_to_a_function_without_fentry(pair: Pair) -> None:
+    """A jump back into it is its own; who calls it from a replacement cannot be told."""
+    before = (
+        MACROS
+        + """
+    static noinline notrace int quiet(int x)
+    {
+        asm goto("jmp 6f\\n .pushsection .altinstr_aux,\\"ax\\"\\n6: jmp %l[yes]\\n .popsection"
+                 : : : : yes);
+        return helper(x);
+    yes:
+        return helper(x) + 2;
+    }
+    int f(int x) { return quiet(x) * 2; }
+    void z(void) { helper(1); }
+    """
+    )
+    delta = pair(before, before.replace("+ 2", "+ 7"))
+    assert [f.name for f in delta.changed] == ["f"] and not delta.refused
+    assert [f.name for f in delta.carried] == ["quiet"]
+    before += 'void g(void) { ALTERNATIVE("call helper", "call quiet", 7); }\n'
+    delta = pair(before, before.replace("+ 2", "+ 7"))
+    assert [(f.code, f.symbol) for f in delta.refused] == [("no-fentry", "quiet")]
+
+
 def test_bug_entry_with_a_format(pair: Pair) -> None:
     """A wider bug entry: its format is compared, its file and line are not."""
     bug = """

@@ -15,6 +15,8 @@ from .atoms import NO_ATOM, Atom, Kind, Unit
 from .correlate import Correlation
 from .names import cold_parent, is_init_text
 
+AT_START = -4  # the addend of a relative call to a function's first byte
+
 
 def carry(
     old: Unit,
@@ -82,7 +84,11 @@ def _callers(old: Unit, new: Unit, correlation: Correlation, index: int) -> set[
 
 
 def uses(unit: Unit, target: int) -> Iterator[tuple[Atom, bool]]:
-    """Every atom that refers to `target`, and whether it is by a call or a jump."""
+    """Every atom that refers to `target`, and whether it is by a call or a jump.
+
+    Of code that stands in for a place (a replacement, a fixup), which may be of any function, jumps
+    into the middle of `target` are its own; no other use counts as a call.
+    """
     for atom in unit.atoms:
         refs = unit.refs_of(atom)
         if atom.kind is Kind.TABLE or atom.index == target:
@@ -90,7 +96,11 @@ def uses(unit: Unit, target: int) -> Iterator[tuple[Atom, bool]]:
         for k in (refs.atom == target).nonzero()[0].tolist():
             section = unit.section(atom)
             relative = section.is_exec and int(refs.type[k]) in (Reloc.PC32, Reloc.PLT32)
-            yield atom, relative and is_branch(section.data, int(refs.offset[k]))
+            is_call = relative and is_branch(section.data, int(refs.offset[k]))
+            if atom.kind is not Kind.SNIPPET:
+                yield atom, is_call
+            elif not is_call or int(refs.addend[k]) == AT_START:
+                yield atom, False
 
 
 def with_parent(unit: Unit, index: int) -> int:
