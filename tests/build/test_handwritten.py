@@ -158,6 +158,9 @@ def test_scaffold_is_built_as_it_is(command: Command, stock_release: str, tmp_pa
         (["kernel/audit.c:audit_rate_check"], 2, ("[not-in-unit]", "put it into")),
         (["version_proc_show", "cmdline_proc_show"], 4, ("2 units",)),
         (["fs/none.c:version_proc_show"], 6, ("fs/none.c",)),
+        (["fs/proc/version.c:no_such"], 6, ("fs/proc/version.c does not define", "'no_such'")),
+        ([""], 4, ("does not name a function",)),
+        (["ext4:"], 4, ("'ext4:' does not name a function",)),
         (["ext4:version_proc_show"], 4, ("belongs to vmlinux",)),
     ],
 )

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..base.errors import PatchInputError, RefusedError
+from ..base.errors import NotFoundError, PatchInputError, RefusedError
 from ..base.events import Monitor, NullMonitor, stage
 from ..base.fs import atomic_write, read_text
 from ..bundle import naming
 from ..compile.kbuild import Membership
-from ..compile.locate import defining_unit, owner_of
+from ..compile.locate import defines, defining_unit, owner_of
 from ..compile.originals import Variant
 from ..compile.preprocess import preprocess
 from ..compile.tree import Tree, prepare
@@ -33,6 +34,7 @@ from .from_source import wanted_of
 from .kernel import ShippedKernel, find
 
 SCHEMA = 1
+_C_NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ def scaffold(
     objects = build_originals(tree, [unit.source], monitor, variant=Variant())
     orig = read_elf(objects[unit.source])
     for function in names:
-        _check(orig, function, unit)
+        _check(orig, function, unit, tree)
     with stage(monitor, "extract", "Copying what they need"):
         match = match_unit(orig, shipped.shipped(owner_of(unit)))
         text = split(preprocess(tree, None, [unit.source], NullMonitor())[unit.source])
@@ -108,6 +110,12 @@ def _unit_of(tree: Tree, functions: Sequence[str]) -> Membership:
     found: dict[str, Membership] = {}
     for given in functions:
         where, _, name = given.rpartition(":")
+        if not _C_NAME.fullmatch(name):
+            raise PatchInputError(
+                f"'{given}' does not name a function",
+                hint="say FUNCTION, OBJECT:FUNCTION or UNIT:FUNCTION, such as "
+                "fs/ext4/super.c:ext4_sync_fs",
+            )
         in_unit = where if where.endswith(".c") else ""
         owner = "" if in_unit else where.replace("-", "_")
         unit = defining_unit(tree, name, unit=in_unit, owner=owner)
@@ -125,8 +133,8 @@ def _unit_of(tree: Tree, functions: Sequence[str]) -> Membership:
     return next(iter(found.values()))
 
 
-def _check(orig: ElfFile, function: str, unit: Membership) -> None:
-    """Raises RefusedError for a function that has no code of its own that could be replaced."""
+def _check(orig: ElfFile, function: str, unit: Membership, tree: Tree) -> None:
+    """Raises RefusedError for a function without code of its own, NotFoundError for none."""
     table = orig.symbols
     sections = {
         table.names[i]: orig.sections[int(table.shndx[i])].name
@@ -135,6 +143,11 @@ def _check(orig: ElfFile, function: str, unit: Membership) -> None:
     }
     if function not in sections:
         clones = sorted(n for n in sections if source_name(n) == function and fold(n) != function)
+        if not clones and not defines(read_text(tree.orig / unit.source), function):
+            raise NotFoundError(
+                f"{unit.source} does not define a function '{function}'",
+                hint="without the file's name, the whole source of the kernel is searched",
+            )
         why = (
             f"the compiler made {clones[0]} of it, which is called in a way of its own"
             if clones
