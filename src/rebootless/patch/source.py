@@ -168,14 +168,16 @@ def _header(header: str) -> tuple[str, tuple[str, ...]]:
 def acceptances(header: str, name: str) -> tuple[Acceptance, ...]:
     """The findings that a text accepts: `Rebootless-Accept: CODE [SYMBOL[, SYMBOL...]]`.
 
-    The lines may be those of a C comment. Raises PatchInputError for one without a code.
+    The lines may be those of a C comment. Raises PatchInputError for one without a code, or with
+    characters that no name has and a terminal may obey.
     """
     found = []
     for match in ACCEPT.finditer(header):
         code, *symbols = match[2].replace(",", " ").split() or [""]
-        if CODE.fullmatch(code) is None:
+        if CODE.fullmatch(code) is None or not all(s.isprintable() for s in symbols):
+            told = ascii(match[1].strip())
             raise PatchInputError(
-                f"{name}: '{match[1].strip()}' names no code of a finding",
+                f"{name}: {told} names no code of a finding",
                 hint="write `Rebootless-Accept: CODE` or `Rebootless-Accept: CODE SYMBOL, SYMBOL`",
             )
         found.append(Acceptance(code, tuple(symbols)))

@@ -172,7 +172,7 @@ def test_the_header_accepts_findings() -> None:
     assert parse(inside, "p.patch").accepts == ()
 
 
-@pytest.mark.parametrize("rest", [b"", b" ", b" Not_A_Code"])
+@pytest.mark.parametrize("rest", [b"", b" ", b" Not_A_Code", b" a-code \x1b[31mf\x07", b" a \xff"])
 def test_an_acceptance_without_a_code_is_refused(rest: bytes) -> None:
     with pytest.raises(PatchInputError, match="no code"):
         parse(b"Rebootless-Accept:" + rest + b"\n" + PLAIN, "p.patch")

@@ -124,6 +124,6 @@ def render(page: Page, facts: Facts) -> None:
     open_ones = [w for w in facts["warnings"] if not w["accepted"]]
     for finding in open_ones:
         page.line(f"warning: [{finding['code']}] {finding['message']}")
-    if open_ones:
-        example = f"{open_ones[0]['code']} {open_ones[0]['symbol']}".strip()
-        page.line(f"A line `Rebootless-Accept: {example}` in the patch's header accepts a warning.")
+    if example := next((w for w in open_ones if w["code"] != "accept-unused"), None):
+        named = f"{example['code']} {example['symbol']}".strip()
+        page.line(f"A line `Rebootless-Accept: {named}` in the patch's header accepts a warning.")
