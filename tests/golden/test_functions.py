@@ -178,6 +178,19 @@ def test_removed_caller_of_a_function_without_fentry(linkage: str, pair: Pair) -
     assert [c.name for c in delta.carried] == ["quiet"] and delta.removed == ("gone",)
 
 
+def test_function_without_fentry_that_only_init_code_calls(pair: Pair) -> None:
+    """Nothing would be redirected, and nothing can reach the new code."""
+    before = (
+        "static noinline notrace int quiet(int x) { return helper(x) + 1; }\n"
+        f"init int setup(int x) {{ return quiet(x) - 3; }}\n{PLAIN}"
+    )
+    after = before.replace("+ 1", "+ 7")
+    assert codes(pair(before, after)) == [("init-function", "setup")]
+    delta = pair(before, after.replace(PLAIN, PLAIN.replace("helper", "other")))
+    assert changed(delta) == {"f"} and not delta.refused
+    assert warned(delta) == [("init-function", "setup")]
+
+
 @BOTH
 def test_weak_symbols_stay_what_the_kernel_linked(pair: Pair) -> None:
     """Another unit may have the real `maybe`, and the real `also`: no use leads to ours."""

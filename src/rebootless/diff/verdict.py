@@ -221,7 +221,7 @@ def function_findings(
                 "redirected cannot be told from it",
             )
         )
-    if init and len(unpatchable) == len(changed):
+    if init and not changed.keys() - unpatchable - carried:
         refused += init
     else:
         warnings += init
