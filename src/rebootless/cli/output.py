@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import json
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from pathlib import PurePath
@@ -17,6 +18,8 @@ from typing import Any, Protocol
 from ..base.events import Monitor, NullMonitor, default_monitor
 
 SCHEMA = 1
+# All but tabs and the ends of lines.
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]|\r(?!\n|\Z)")
 Facts = Mapping[str, Any]
 Render = Callable[["Page", Facts], None]
 
@@ -39,7 +42,7 @@ class PlainPage:
 
     def line(self, text: str = "") -> None:
         """Prints the text as it is."""
-        print(text)
+        print(visible(text))
 
     def pairs(self, rows: Sequence[tuple[str, object]]) -> None:
         """Prints `name:  value` lines with the values aligned."""
@@ -70,7 +73,7 @@ class RichPage:
 
     def line(self, text: str = "") -> None:
         """Prints the text, wrapped to the terminal."""
-        self._console.print(text, markup=False)
+        self._console.print(visible(text), markup=False)
 
     def pairs(self, rows: Sequence[tuple[str, object]]) -> None:
         """Prints names dimmed, values beside them."""
@@ -189,4 +192,9 @@ def cell(value: object) -> str:
         case list() | tuple():
             return ", ".join(cell(item) for item in value)
         case _:
-            return str(value)
+            return visible(str(value))
+
+
+def visible(text: str) -> str:
+    """A text with control characters spelled out: a patch's title must not steer the terminal."""
+    return text if text.isprintable() else _CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)

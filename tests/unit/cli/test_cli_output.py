@@ -49,6 +49,14 @@ def render(page: Page, facts: Facts) -> None:
 RESULT = Result("r", (Inner(Path("/a"), frozenset({State.ON})), Inner(Path("/long"), frozenset())))
 
 
+def test_control_characters_are_spelled_out(capsys: pytest.CaptureFixture[str]) -> None:
+    """What a patch or a bundle of other origin says reaches the terminal as text only."""
+    page = PlainPage()
+    page.line("a\x1b[2Jb\rc\tä\r\n")
+    page.pairs([("title", "x\x9b31m\x07")])
+    assert capsys.readouterr().out == "a\\x1b[2Jb\\rc\tä\r\n\ntitle:  x\\x9b31m\\x07\n"
+
+
 def test_results_become_json_values() -> None:
     assert facts_of(RESULT) == {
         "name": "r",
