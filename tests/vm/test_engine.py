@@ -29,6 +29,7 @@ def cmdline(lab) -> str:
 
 
 def sleeper(lab) -> int:
+    lab.guest.run("killall -q sleep")  # one that a failed test left would block as well
     pid = lab.guest.background("exec sleep 1000")
     time.sleep(0.5)
     return pid
@@ -134,7 +135,7 @@ def blocked_status(lab) -> status.Status:
     deadline = time.monotonic() + 60
     while not (now := status.status(lab.machine)).blockers:
         assert time.monotonic() < deadline, "nothing blocks"
-        time.sleep(0.2)
+        time.sleep(1)  # the one who applies asks the same guest
     return now
 
 
@@ -148,7 +149,7 @@ def test_a_blocked_transition_is_named_and_reversed(lab, patches):
     watcher = threading.Thread(target=watch)
     watcher.start()
     with pytest.raises(StalledError, match=rf"1 task: {pid} sleep in hrtimer_nanosleep.*reversed"):
-        livepatch.apply(lab.machine, patches["rl_sleep"], policy=Policy(wait=10))
+        livepatch.apply(lab.machine, patches["rl_sleep"], policy=Policy(wait=6))
     watcher.join()
     assert [p.state for p in seen[0].livepatches] == ["applying"]
     assert [(b.pid, b.comm, b.in_function) for b in seen[0].blockers] == [
