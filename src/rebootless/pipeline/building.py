@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace as replaced
 from pathlib import Path
 
+from ..base.collector import seldom_collected
 from ..base.errors import MismatchError, NoChangeError, PatchInputError, RefusedError
 from ..base.events import Monitor, NullMonitor, RecordingMonitor, stage
 from ..base.fs import cache_root, read_bytes
@@ -43,6 +44,7 @@ from .kernel import ShippedKernel, find
 from .newly_global import exposed_names, taken_names
 
 
+@seldom_collected()
 def build(
     patches: Sequence[Path],
     *,
