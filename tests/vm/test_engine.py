@@ -130,11 +130,11 @@ def test_a_damaged_module_is_refused_with_a_reason(lab, patches):
         lab.machine.stored["rl_cmdline"] = stored
 
 
-def blocked_status(lab) -> status.Status:
-    """The first status that names a blocker."""
+def blocked_status(lab, pid: int) -> status.Status:
+    """The first status in which one task is left; at the beginning others are on their way."""
     deadline = time.monotonic() + 60
-    while not (now := status.status(lab.machine)).blockers:
-        assert time.monotonic() < deadline, "nothing blocks"
+    while [b.pid for b in (now := status.status(lab.machine)).blockers] != [pid]:
+        assert time.monotonic() < deadline, f"{pid} never was the only blocker"
         time.sleep(1)  # the one who applies asks the same guest
     return now
 
@@ -144,7 +144,7 @@ def test_a_blocked_transition_is_named_and_reversed(lab, patches):
     seen: list[status.Status] = []
 
     def watch() -> None:
-        seen.append(blocked_status(lab))
+        seen.append(blocked_status(lab, pid))
 
     watcher = threading.Thread(target=watch)
     watcher.start()
@@ -162,7 +162,7 @@ def test_a_transition_ends_when_the_blocker_does(lab, patches):
     pid = sleeper(lab)
 
     def end_the_blocker() -> None:
-        blocked_status(lab)
+        blocked_status(lab, pid)
         time.sleep(3)  # so that the one who applies has seen it as well
         lab.guest.run(f"kill {pid}")
 
