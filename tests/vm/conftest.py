@@ -124,5 +124,6 @@ def shared_lab(boot: BootGuest) -> Iterator[Lab]:
 def lab(shared_lab: Lab) -> Iterator[Lab]:
     """The shared guest; no patch may be left in it."""
     yield shared_lab
+    shared_lab.guest.run("killall -q sleep")  # one that a failed test left would block the next
     assert shared_lab.machine.glob(["/sys/kernel/livepatch/*"]) == []
     assert "rl_" not in shared_lab.guest.run("cat /proc/modules").output

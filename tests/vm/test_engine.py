@@ -29,7 +29,6 @@ def cmdline(lab) -> str:
 
 
 def sleeper(lab) -> int:
-    lab.guest.run("killall -q sleep")  # one that a failed test left would block as well
     pid = lab.guest.background("exec sleep 1000")
     time.sleep(0.5)
     return pid
