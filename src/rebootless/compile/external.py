@@ -18,8 +18,9 @@ from pathlib import Path
 
 from ..base import proc
 from ..base.errors import CompileError, NoChangeError, PatchInputError, RefusedError
-from ..base.events import Monitor, Note, NullMonitor, stage
+from ..base.events import Monitor, NullMonitor, stage
 from ..base.fs import atomic_write, os_failure, read_bytes, read_text, remove_tree
+from ..base.words import counted
 from ..base.workdir import MARKER, Workdir, fingerprint
 from ..patch.apply import Applied, apply
 from ..patch.source import Change, SourcePatch
@@ -28,7 +29,7 @@ from . import kbuild, originals
 from .plan import SPLIT_HINT, refuse
 from .runner import Job, run_all
 from .tree import Tree, make_command, unit_flags
-from .unit import ORIG_STAGE, PATCHED_STAGE, UnitPair, copy_object, count_of, load_record, record
+from .unit import ORIG_STAGE, PATCHED_STAGE, UnitPair, compiled_before, copy_object, record
 
 MODULE_STAGE = "0-module"
 PATCHED_COPY = "0-module-patched"
@@ -104,18 +105,15 @@ def build_external_pairs(
     """
     folder = workdir.stage(MODULE_STAGE)
     key = fingerprint("module-pairs-1", read_text(folder / MARKER), place, patch.text)
-    if workdir.is_done(ORIG_STAGE, key) and workdir.is_done(PATCHED_STAGE, key):
-        pairs = load_record(workdir)
-        if pairs is not None and len(pairs) <= max_units:
-            monitor.emit(Note(f"compiled before: {count_of(len(pairs))} in {workdir.root}"))
-            return pairs
+    if (made := compiled_before(workdir, key, monitor, max_units)) is not None:
+        return made
     with stage(monitor, "plan", "Applying the patch to the module's source") as report:
         applied = _applied(source, patch, monitor)
         units = _affected(tree, folder, patch, max_units)
-        report.result = f"{count_of(len(units))} to compile"
+        report.result = f"{counted(len(units), 'unit')} to compile"
     with stage(monitor, "compile", "Compiling the touched units twice") as report:
         pairs = _compile(tree, workdir, units, applied, place, key, jobs)
-        report.result = count_of(len(pairs))
+        report.result = counted(len(pairs), "unit")
     return pairs
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from ..base.errors import PatchInputError
-from ..base.events import Monitor, Note, stage
+from ..base.events import Monitor, stage
 from ..base.workdir import Workdir, fingerprint
 from ..patch.csource import CSource
 from . import originals, twin
@@ -22,14 +22,11 @@ from .originals import Variant
 from .runner import run_all
 from .tree import Tree
 from .unit import (
-    ORIG_STAGE,
-    PATCHED_STAGE,
     UnitPair,
     author_headers,
-    count_of,
+    compiled_before,
     finish_originals,
     keep,
-    load_record,
     original_jobs,
     pair_of,
     record,
@@ -56,11 +53,8 @@ def build_in_place(
     variant = Variant()
     texts = [part for s in sources for part in (s.name, s.text)]
     key = fingerprint("in-place-1", str(tree.root), *texts, *author_headers().values())
-    if workdir.is_done(ORIG_STAGE, key) and workdir.is_done(PATCHED_STAGE, key):
-        pairs = load_record(workdir)
-        if pairs is not None:
-            monitor.emit(Note(f"compiled before: {count_of(len(pairs))} in {workdir.root}"))
-            return pairs
+    if (made := compiled_before(workdir, key, monitor)) is not None:
+        return made
     with tree.locked(monitor):
         twin.restore(tree)
         with stage(monitor, "plan", "Looking for the replaced functions") as report:

@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from ..base.errors import CompileError, NoChangeError
 from ..base.events import Monitor, Note, StageReport, stage
 from ..base.fs import atomic_write, os_failure, read_text
+from ..base.words import counted
 from ..base.workdir import Workdir, fingerprint
 from ..patch.apply import Applied, apply
 from ..patch.source import SourcePatch
@@ -66,17 +67,14 @@ def build_pairs(
     # `max_units` is no input: whether the stages exist at all depends on it.
     headers = author_headers().values()
     key = fingerprint("pairs-3", str(tree.root), variant.name, patch.text, *headers)
-    if workdir.is_done(ORIG_STAGE, key) and workdir.is_done(PATCHED_STAGE, key):
-        pairs = load_record(workdir)
-        if pairs is not None and len(pairs) <= max_units:
-            monitor.emit(Note(f"compiled before: {count_of(len(pairs))} in {workdir.root}"))
-            return pairs
+    if (made := compiled_before(workdir, key, monitor, max_units)) is not None:
+        return made
     with tree.locked(monitor):
         twin.restore(tree)
         with stage(monitor, "plan", "Applying the patch to the source") as report:
             applied = apply_to(tree, patch, monitor)
             plan = make_plan(tree, patch, monitor, report, max_units=max_units)
-            report.result = f"{count_of(len(plan.units))} to compile"
+            report.result = f"{counted(len(plan.units), 'unit')} to compile"
         with stage(monitor, "compile", "Compiling the touched units twice") as report:
             report.detail("kbuild shows how")
             originals.learn(tree, plan.units, jobs=jobs)
@@ -87,9 +85,9 @@ def build_pairs(
             facts = reach.HeaderReach(headers_of_kernel, readers, plan.kept)
             reach.write(workdir.stage(PATCHED_STAGE), facts)
             record(workdir, pairs)
-            report.result = count_of(len(pairs))
+            report.result = counted(len(pairs), "unit")
     if dropped := len(plan.units) - len(built):
-        monitor.emit(Note(f"{count_of(dropped)} of them turned out not to read the headers"))
+        monitor.emit(Note(f"{counted(dropped, 'unit')} of them turned out not to read the headers"))
     return pairs
 
 
@@ -100,11 +98,6 @@ def author_headers() -> dict[str, bytes]:
     """
     folder = resources.files("rebootless") / "kmod"
     return {f"include/{name}": (folder / name).read_bytes() for name in AUTHOR_HEADERS}
-
-
-def count_of(units: int) -> str:
-    """ "1 unit", "2 units"."""
-    return f"{units} unit{'' if units == 1 else 's'}"
 
 
 def build_originals(
@@ -321,7 +314,20 @@ def record(workdir: Workdir, pairs: Sequence[UnitPair]) -> None:
     atomic_write(workdir.stage(PATCHED_STAGE) / RECORD, json.dumps(rows, indent=1))
 
 
-def load_record(workdir: Workdir) -> tuple[UnitPair, ...] | None:
+def compiled_before(
+    workdir: Workdir, key: str, monitor: Monitor, max_units: int | None = None
+) -> tuple[UnitPair, ...] | None:
+    """The pairs of both stages if they are complete for `key` and no more than `max_units`."""
+    if not (workdir.is_done(ORIG_STAGE, key) and workdir.is_done(PATCHED_STAGE, key)):
+        return None
+    pairs = _load_record(workdir)
+    if pairs is None or (max_units is not None and len(pairs) > max_units):
+        return None
+    monitor.emit(Note(f"compiled before: {counted(len(pairs), 'unit')} in {workdir.root}"))
+    return pairs
+
+
+def _load_record(workdir: Workdir) -> tuple[UnitPair, ...] | None:
     """The pairs of an earlier run; None when the record or an object is gone."""
     try:
         rows: list[Mapping[str, str]] = json.loads(

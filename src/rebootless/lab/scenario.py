@@ -15,6 +15,7 @@ from pathlib import Path
 
 from ..base.errors import RebootlessError, TestFailedError
 from ..base.events import Monitor, NullMonitor, stage
+from ..base.words import counted
 from ..engine import livepatch, modinfo, text
 from ..engine.machine import build_id, read_text, release
 from ..engine.status import PatchedFunction, livepatches
@@ -191,7 +192,11 @@ class _Test:
         wanted = self.scenario.wanted.functions
         self.places = text.locate(self.machine, wanted)
         self.entries = text.entries(self.machine, self.places)
-        return f"{len(self.entries)} of {_functions(len(wanted))}" if wanted else "none are named"
+        return (
+            f"{len(self.entries)} of {counted(len(wanted), 'function')}"
+            if wanted
+            else "none are named"
+        )
 
     def check(self, *, expect: bool) -> str:
         answer = self.guest.run(f"sh {CHECK}", timeout=self.scenario.check_timeout)
@@ -254,7 +259,7 @@ class _Test:
         if same:
             raise TestFailedError(f"the code is unchanged at {', '.join(same)}")
         self.redirected = tuple(sorted(str(function) for function in patched))
-        return f"{_functions(len(patched))}, {len(changed)} seen in memory"
+        return f"{counted(len(patched), 'function')}, {len(changed)} seen in memory"
 
     def is_loaded(self, name: str) -> bool:
         """Whether an object's code is in the kernel (for kernels before 6.1, which do not say)."""
@@ -273,7 +278,7 @@ class _Test:
         if hooked and hooked & names:
             raise TestFailedError(f"still redirected: {', '.join(sorted(hooked & names))}")
         self.restored = True
-        return f"{_functions(len(now))} compared byte by byte"
+        return f"{counted(len(now), 'function')} compared byte by byte"
 
     def verify_workload(self) -> str:
         first = self.guest.workload_rounds()
@@ -338,10 +343,6 @@ class _Test:
             restored=self.restored,
             console_log=str(self.vm.log),
         )
-
-
-def _functions(number: int) -> str:
-    return f"{number} function{'' if number == 1 else 's'}"
 
 
 def _patch_path(name: str) -> str:

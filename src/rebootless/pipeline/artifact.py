@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -27,7 +27,7 @@ from ..engine.modinfo import parse as parse_modinfo
 from ..module.features import merge_states
 from ..module.resolve import VMLINUX
 from .explaining import begins, compact
-from .job import Job, Unit
+from .job import Job, Unit, by_object
 
 REPORT_SCHEMA = 1
 
@@ -100,17 +100,6 @@ def write_bundle(
 
 def _manifest(job: Job, units: Sequence[Unit], module: bytes) -> Manifest:
     files = job.kernel.files
-    by_object: dict[str, list[FunctionEntry]] = {}
-    for unit in units:
-        assert unit.match is not None and unit.emitted is not None
-        for f in unit.emitted.functions:
-            proven = unit.match.proven[f.orig_symbol]
-            address = proven.place if unit.pair.module == VMLINUX else None
-            by_object.setdefault(unit.pair.module, []).append(
-                FunctionEntry(proven.name, proven.sympos or 0, f.size_old, f.size_new, address)
-            )
-        if unit.emitted.callbacks:
-            by_object.setdefault(unit.pair.module, [])
     return Manifest(
         name=job.name,
         version=job.version,
@@ -124,10 +113,10 @@ def _manifest(job: Job, units: Sequence[Unit], module: bytes) -> Manifest:
         objects=tuple(
             ObjectEntry(
                 name,
-                tuple(by_object[name]),
+                tuple(f for unit in group for f in _functions(unit)),
                 "" if name == VMLINUX else job.kernel.module(name).build_id,
             )
-            for name in sorted(by_object, key=lambda n: (n != VMLINUX, n))
+            for name, group in by_object(units).items()
         ),
         replace=job.replace,
         toolchain=job.toolchain,
@@ -138,6 +127,14 @@ def _manifest(job: Job, units: Sequence[Unit], module: bytes) -> Manifest:
         ),
         features=_features(units),
     )
+
+
+def _functions(unit: Unit) -> Iterator[FunctionEntry]:
+    assert unit.match is not None and unit.emitted is not None
+    for f in unit.emitted.functions:
+        proven = unit.match.proven[f.orig_symbol]
+        address = proven.place if unit.pair.module == VMLINUX else None
+        yield FunctionEntry(proven.name, proven.sympos or 0, f.size_old, f.size_new, address)
 
 
 def _features(units: Sequence[Unit]) -> Features:

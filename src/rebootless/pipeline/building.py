@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace as replaced
 from pathlib import Path
@@ -13,6 +13,7 @@ from ..base.collector import seldom_collected
 from ..base.errors import MismatchError, NoChangeError, PatchInputError, RefusedError
 from ..base.events import Monitor, NullMonitor, RecordingMonitor, stage
 from ..base.fs import cache_root, read_bytes
+from ..base.words import counted
 from ..base.workdir import Workdir
 from ..bundle import archive, naming
 from ..compile.tree import Tree, prepare
@@ -39,7 +40,7 @@ from .explaining import of_build
 from .external import ExternalModule
 from .from_source import extracted, keep_beside
 from .inputs import compiled, delta_of, read_inputs
-from .job import Job, Unit
+from .job import Job, Unit, by_object
 from .kernel import ShippedKernel, find
 from .newly_global import exposed_names, taken_names
 
@@ -139,7 +140,7 @@ def _kbuild_path(folder: Path) -> Path:
 def _differing(job: Job, pairs: Sequence[UnitPair]) -> list[Unit]:
     """The units whose objects differ. Raises NoChangeError or RefusedError."""
     found: list[Unit] = []
-    with stage(job.monitor, "diff", f"Comparing {_count(len(pairs), 'object pair')}") as report:
+    with stage(job.monitor, "diff", f"Comparing {counted(len(pairs), 'object pair')}") as report:
         for pair in pairs:
             orig, patched = read_elf(pair.orig), read_elf(pair.patched)
             _check_objtool(job, pair.source, orig)
@@ -147,7 +148,7 @@ def _differing(job: Job, pairs: Sequence[UnitPair]) -> list[Unit]:
             if not delta.is_empty:
                 found.append(Unit(pair, orig, patched, delta))
         changed = sum(len(u.delta.changed) for u in found)
-        report.result = f"{_count(changed, 'function')} changed"
+        report.result = f"{counted(changed, 'function')} changed"
         if len(pairs) > 1:
             report.result += f" in {len(found)} of {len(pairs)} units"
     if not found:
@@ -338,29 +339,28 @@ def _max_symbol(tree: Tree) -> int:
 
 
 def _objects(units: Sequence[Unit]) -> list[PatchedObject]:
-    """The functions and callbacks by object: vmlinux first, then modules by name."""
-    by_object: dict[str, list[PatchedFunction]] = {}
-    callbacks: dict[str, list[UnitCallbacks]] = {}
-    for unit in units:
-        assert unit.match is not None and unit.emitted is not None
-        for f in unit.emitted.functions:
-            proven = unit.match.proven.get(f.orig_symbol)
-            if proven is None or proven.sympos is None or proven.offset:
-                raise MismatchError(f"'{f.name}' has no provable position in {unit.pair.module}")
-            by_object.setdefault(unit.pair.module, []).append(
-                PatchedFunction(f.symbol, proven.name, proven.sympos)
-            )
-        if unit.emitted.callbacks:
-            by_object.setdefault(unit.pair.module, [])
-            callbacks.setdefault(unit.pair.module, []).append(
-                {c.kind: c.symbol for c in unit.emitted.callbacks}
-            )
-    order = sorted(by_object, key=lambda name: (name != VMLINUX, name))
+    """The functions and callbacks of each object."""
     return [
-        PatchedObject(name, tuple(by_object[name]), tuple(callbacks.get(name, ())))
-        for name in order
+        PatchedObject(
+            name,
+            tuple(f for unit in group for f in _functions(unit)),
+            tuple(c for unit in group for c in _callbacks(unit)),
+        )
+        for name, group in by_object(units).items()
     ]
 
 
-def _count(number: int, word: str) -> str:
-    return f"{number} {word}{'' if number == 1 else 's'}"
+def _functions(unit: Unit) -> Iterator[PatchedFunction]:
+    """What a unit patches. Raises MismatchError for a function that is not proven."""
+    assert unit.match is not None and unit.emitted is not None
+    for f in unit.emitted.functions:
+        proven = unit.match.proven.get(f.orig_symbol)
+        if proven is None or proven.sympos is None or proven.offset:
+            raise MismatchError(f"'{f.name}' has no provable position in {unit.pair.module}")
+        yield PatchedFunction(f.symbol, proven.name, proven.sympos)
+
+
+def _callbacks(unit: Unit) -> Iterator[UnitCallbacks]:
+    assert unit.emitted is not None
+    if unit.emitted.callbacks:
+        yield {c.kind: c.symbol for c in unit.emitted.callbacks}

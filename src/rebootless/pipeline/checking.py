@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from ..base.events import stage
+from ..base.words import counted
 from ..compile import reach
 from ..compile.unit import PATCHED_STAGE
 from ..kernel.modules import foreign_modules, module_name
@@ -14,13 +14,13 @@ from ..safety import Verdict, preflight, quiescence, semantics
 from ..safety.code import CodeUnit
 from ..safety.entries import Entries, ImageEntries, ModuleEntries
 from ..safety.tables import TableCheck
+from .external import INSTALLED
 from .job import Job, Unit
 from .layouts import layouts
 
 Check = Callable[[Job, Sequence[Unit]], Verdict]
 
 DEFAULT_HZ = 250
-INSTALLED = Path("/lib/modules")
 
 
 def _functions(job: Job, units: Sequence[Unit]) -> Verdict:
@@ -98,6 +98,5 @@ def check(job: Job, units: Sequence[Unit]) -> Verdict:
         verdict = Verdict()
         for judge in CHECKS:
             verdict += judge(job, units)
-        count = len(verdict.warnings)
-        report.result = f"{count} warning{'' if count == 1 else 's'}"
+        report.result = counted(len(verdict.warnings), "warning")
     return verdict

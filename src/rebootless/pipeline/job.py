@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from ..base.events import Monitor
@@ -14,6 +14,7 @@ from ..diff.delta import Finding
 from ..elf.model import ElfFile
 from ..match import UnitMatch
 from ..module.emit import EmittedUnit
+from ..module.resolve import VMLINUX
 from ..patch.source import SourcePatch
 from .kernel import ShippedKernel
 
@@ -28,6 +29,15 @@ class Unit:
     delta: Delta
     match: UnitMatch | None = None
     emitted: EmittedUnit | None = None
+
+
+def by_object(units: Iterable[Unit]) -> dict[str, list[Unit]]:
+    """The emitted units that patch something, by object: vmlinux first, then modules by name."""
+    found: dict[str, list[Unit]] = {}
+    for unit in units:
+        if unit.emitted is not None and (unit.emitted.functions or unit.emitted.callbacks):
+            found.setdefault(unit.pair.module, []).append(unit)
+    return {name: found[name] for name in sorted(found, key=lambda n: (n != VMLINUX, n))}
 
 
 @dataclass(frozen=True)

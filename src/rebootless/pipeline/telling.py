@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from ..base.errors import RefusedError
 from ..base.events import Note, Warned
+from ..base.words import counted
 from ..diff.delta import Finding
 from ..safety import accept
 from .job import Job
@@ -18,7 +19,6 @@ def refuse(job: Job, refused: Sequence[Finding]) -> None:
     if not stand:
         return
     lines = "\n".join(f"  [{f.code}] {f.message}" for f in stand)
-    number = f"{len(stand)} reason{'' if len(stand) == 1 else 's'}"
     hint = "each reason says what to change in the source patch"
     if acceptable := next((f for f in stand if f.code in accept.ACCEPTABLE), None):
         hint += (
@@ -26,7 +26,9 @@ def refuse(job: Job, refused: Sequence[Finding]) -> None:
             f"{acceptable.code} {acceptable.symbol}` in the patch's header accepts it"
         )
     raise RefusedError(
-        f"the patch cannot be applied live, for {number}:\n{lines}", hint=hint, refusals=stand
+        f"the patch cannot be applied live, for {counted(len(stand), 'reason')}:\n{lines}",
+        hint=hint,
+        refusals=stand,
     )
 
 

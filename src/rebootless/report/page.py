@@ -18,6 +18,7 @@ import jinja2
 from markupsafe import Markup
 
 from ..base.errors import BundleError
+from ..base.words import counted
 from .panels import Panels, ways
 from .patchview import MALFORMED, PatchView, begins, read
 
@@ -145,8 +146,7 @@ def _tiles(facts: Mapping[str, Any], findings: Sequence[Mapping[str, str]]) -> l
     if facts["kind"] == "bundle" and facts["files"]:
         added = sum(f["added"] for f in facts["files"])
         removed = sum(f["removed"] for f in facts["files"])
-        count = len(facts["files"])
-        text = f"lines in {count} source file{'' if count == 1 else 's'}"
+        text = f"lines in {counted(len(facts['files']), 'source file')}"
         tiles.append({"css": "", "value": f"+{added} −{removed}", "text": text})
     if facts["kind"] == "bundle":
         tiles.append(_match_tile(facts["match"]))

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from ..base.words import counted
 from ..compile.reach import HeaderReach
 from ..diff.delta import Finding
 from ..diff.names import source_name
@@ -134,10 +135,10 @@ def check_copies(reach: HeaderReach, changed_units: int, foreign: Iterable[str])
     modules = sorted(foreign)
     left = []
     if reach.kept:
-        left.append(f"{_number(len(reach.kept), 'file')} that cannot be patched: "
+        left.append(f"{counted(len(reach.kept), 'file')} that cannot be patched: "
                     f"{_few(reach.kept)}")  # fmt: skip
     if modules:
-        left.append(f"{_number(len(modules), 'module')} of other origin: {_few(modules)}")
+        left.append(f"{counted(len(modules), 'module')} of other origin: {_few(modules)}")
     if not left:
         return Verdict()
     headers = _few(reach.headers)
@@ -148,10 +149,6 @@ def check_copies(reach: HeaderReach, changed_units: int, foreign: Iterable[str])
         "these use what the patch changes, and rebuild the modules"
     )
     return Verdict(warnings=(Finding("inline-copies", reach.headers[0], message),))
-
-
-def _number(count: int, word: str) -> str:
-    return f"{count} {word}{'' if count == 1 else 's'}"
 
 
 def _few(names: Sequence[str]) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
+from ..base.words import counted
 from .typechange import Cell, Mark, Row, TypeChange
 
 WIDTH = 40  # of a member's declaration
@@ -25,7 +26,7 @@ def side_by_side(change: TypeChange, indent: str = "      ") -> str:
     left, right = "original", "patched"
     if sized:
         left, right = (
-            f"{side}, {size} byte{'' if size == 1 else 's'}"
+            f"{side}, {counted(size, 'byte')}"
             for side, size in ((left, change.old_size), (right, change.new_size))
         )
     lines = [f"  {left:<{_width(sized)}}  {right}", *_lines(change.rows, sized)]
