@@ -1,0 +1,291 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * rebootless_core: puts patches into the running kernel, by an engine of its own.
+ *
+ *	main.c		the module itself, /sys/kernel/rebootless
+ *	patch.c		patches: taking in, transitions, replacing, taking off
+ *	object.c	what a patch changes in vmlinux or in a module, and when it is there
+ *	symbols.c	addresses by name and position
+ *	reloc.c		a patch's places that wait for addresses
+ *	sysfs.c		patches in mainline's layout
+ *	site.c		the entry of a function of the kernel, and where it leads
+ *	site_ftrace.c	... by ftrace
+ *	site_jump.c	... by a jump, where there is no ftrace
+ *	stack.c		whose stack holds what
+ *	atomic.c	engine: everything stops, all functions switch together
+ *	pertask.c	engine: each task switches when its own stack is clean
+ *	signal.c	wakes stragglers
+ *	drive.c		makes a transition of mainline's livepatch quick
+ *	shadow.c	shadow variables and states for kernels without livepatch
+ *	compat.h	what differs between kernels
+ */
+#ifndef _RB_CORE_H
+#define _RB_CORE_H
+
+#include <linux/ftrace.h>
+#include <linux/kobject.h>
+#include <linux/list.h>
+#include <linux/module.h>
+#include <linux/sched.h>
+#include <rebootless_core.h>
+#include "compat.h"
+
+#define pr_prefix "rebootless: "
+
+/* Guards all that is below, but for what the redirections read. */
+extern struct mutex rb_mutex;
+
+struct rb_patch;
+struct rb_object;
+
+/*
+ * The entry of a function of the kernel that some patch changes.
+ *
+ * `now` is the code that is called, NULL for the function's own; `then` the code
+ * that tasks call which have moved in the transition that goes on. Without a
+ * transition both are the same. A site lives from the first patch that changes the
+ * function to the end of the last.
+ */
+struct rb_site {
+	struct list_head list;		/* rb_sites */
+	struct list_head funcs;		/* struct rb_func.stack, the newest first */
+	unsigned long address;		/* of the function */
+	unsigned long size;		/* bytes */
+	unsigned long ip;		/* where the redirection is */
+	void *now;
+	void *then;
+	const struct rb_redirect *redirect;
+#ifdef CONFIG_DYNAMIC_FTRACE
+	struct ftrace_ops ops;
+#endif
+	u8 original[8];			/* the jump: what was there */
+	bool installed;
+};
+
+extern struct list_head rb_sites;
+
+/* A way to redirect a function: ftrace, or a jump at its entry. */
+struct rb_redirect {
+	const char *name;
+	bool conditional;	/* can lead each task elsewhere */
+	/*
+	 * Sets site->ip; says whether the site can be redirected this way, checking
+	 * the bytes that are there. -EBUSY: someone else holds it (told in the log).
+	 */
+	int (*check)(struct rb_site *site);
+	/* Nothing changes for callers yet: now == then == NULL. May sleep. */
+	int (*install)(struct rb_site *site);
+	/* May sleep; now == then == NULL. The bytes are as before afterwards. */
+	int (*remove)(struct rb_site *site);
+	/*
+	 * `site->now` has a new value: makes it so. NULL where the redirection reads
+	 * site->now itself. Called with everything stopped.
+	 */
+	void (*switched)(struct rb_site *site);
+};
+
+extern const struct rb_redirect rb_redirect_ftrace;
+extern const struct rb_redirect rb_redirect_jump;
+
+/* site.c */
+struct rb_site *rb_site_get(unsigned long address, unsigned long size, bool conditional);
+void rb_site_put(struct rb_site *site);	/* removes one that no func uses */
+
+/* A function of a patch: on the stack of its site while the object is there. */
+struct rb_func {
+	struct list_head stack;		/* rb_site.funcs */
+	struct rb_object *object;
+	struct klp_func *klp;
+	struct rb_site *site;		/* NULL while the object is not there */
+	struct kobject *kobj;
+};
+
+struct rb_object {
+	struct rb_patch *patch;
+	struct klp_object *klp;
+	struct module *module;		/* NULL: vmlinux, or not loaded */
+	bool loaded;
+	bool called;			/* pre_patch has succeeded */
+	struct kobject *kobj;
+	struct rb_func *funcs;
+	unsigned int count;
+};
+
+/*
+ *	            enable              all tasks moved
+ *	(absent) ------------> APPLYING ---------------> APPLIED
+ *	                        |    ^                      | enabled=0
+ *	              enabled=0 |    | enabled=1            v
+ *	                        +--> UNDOING <--------------+
+ *	                              | all tasks moved back
+ *	                              v
+ *	                           DISABLED, and the module is let go
+ *
+ * One patch at most is APPLYING or UNDOING at a time.
+ */
+enum rb_state { RB_APPLYING, RB_APPLIED, RB_UNDOING, RB_DISABLED };
+
+struct rb_stats {
+	u64 begun_ns, elapsed_ns;	/* of the last transition */
+	u64 stop_ns;			/* atomic: the last stop that switched */
+	unsigned int attempts;
+	unsigned int walked;		/* stacks, in the last attempt */
+	unsigned int rewalked;		/* atomic: of these, within the stop */
+	unsigned int signalled;
+};
+
+struct rb_patch {
+	struct list_head list;		/* rb_patches, in the order of their coming */
+	struct klp_patch *klp;
+	const struct rebootless_reloc *relocs;
+	const struct rb_engine *engine;
+	enum rb_state state;
+	bool forced;
+	struct rb_object *objects;
+	unsigned int count;
+	struct kobject kobj;
+	struct completion released;
+	struct rb_stats stats;
+};
+
+extern struct list_head rb_patches;
+
+/* Who keeps a transition from its end. */
+#define RB_HELD_MAX 64
+struct rb_holder {
+	pid_t pid, tid;
+	char comm[TASK_COMM_LEN];
+	char function[KSYM_NAME_LEN > 128 ? 128 : KSYM_NAME_LEN];	/* "" unknown */
+};
+
+struct rb_held {
+	unsigned int left;		/* tasks that have not moved; may be more than MAX */
+	unsigned int count;		/* of `who` */
+	struct rb_holder who[RB_HELD_MAX];
+};
+
+/*
+ * The transition that goes on: `sites` whose now and then differ. Tasks go from
+ * `now` to `then`, or back when `reverse`.
+ */
+struct rb_transition {
+	struct rb_patch *patch;		/* NULL: none */
+	bool reverse;
+	struct rb_held held;		/* of the last attempt */
+};
+
+extern struct rb_transition rb_transition;
+
+/* An engine. All calls are made with rb_mutex held. */
+struct rb_engine {
+	const char *name;
+	bool conditional;	/* needs redirections that can lead each task elsewhere */
+	/* Whether it can work on this kernel: 0 or an error, told in the log. */
+	int (*usable)(void);
+	/* then is set in each site; tasks may move from here on. */
+	int (*begin)(struct rb_transition *t);
+	/*
+	 * Moves what can be moved. 0: every task runs then-code (now-code when
+	 * reverse); -EAGAIN: t->held says who does not. Sets stats.
+	 */
+	int (*attempt)(struct rb_transition *t);
+	/* t->reverse has changed. */
+	void (*turn)(struct rb_transition *t);
+	/* Wakes those that hold it. */
+	void (*signal)(struct rb_transition *t);
+	/* Declares every task moved, safe or not. */
+	void (*force)(struct rb_transition *t);
+	/* All have moved. The engine makes now == then for good: returns with every
+	 * site settled and no CPU within a redirection that saw otherwise.
+	 */
+	void (*finish)(struct rb_transition *t);
+	/* How long to the next attempt, in jiffies, by stats.attempts. */
+	unsigned long (*pause)(struct rb_transition *t);
+};
+
+extern const struct rb_engine rb_engine_atomic;
+extern const struct rb_engine rb_engine_pertask;
+
+/*
+ * The per-task engine's word, read by redirections: RB_MOVING while tasks are in
+ * different universes, RB_BASE the universe of those that have not moved.
+ */
+#define RB_MOVING	1UL
+#define RB_BASE		2UL
+extern unsigned long rb_universe;
+#define RB_TASK_BIT	62	/* of thread_info.flags: fork copies it */
+
+/* Where a call of the site leads for the current task; NULL: to the function itself. */
+static __always_inline void *rb_target(struct rb_site *site)
+{
+	/* pairs with smp_store_release() in pertask.c: now and then are read after it */
+	unsigned long universe = smp_load_acquire(&rb_universe);
+	bool other;
+
+	if (unlikely(universe & RB_MOVING)) {
+		other = !!test_bit(RB_TASK_BIT, (unsigned long *)&current_thread_info()->flags);
+		if (other != !!(universe & RB_BASE))
+			return READ_ONCE(site->then);
+	}
+	return READ_ONCE(site->now);
+}
+
+/* stack.c: code that must not be on a stack for its task to move, of rb_transition. */
+#define RB_WHERE_LEN 128
+void rb_code_collect(struct rb_transition *t);	/* before an engine's begin, and after a turn */
+/*
+ * 0: the task's stack holds none of it; -EBUSY: it does, and `where` (may be NULL)
+ * gets the address; -EINVAL: the stack cannot be walked reliably. The task must not
+ * run meanwhile, or be current. Does not sleep or allocate.
+ */
+int rb_stack_check(struct task_struct *task, unsigned long *where);
+void rb_held_add(struct rb_held *held, struct task_struct *task, unsigned long where);
+
+/* symbols.c */
+int rb_symbols_init(void);
+/* Any function or variable of vmlinux, exported or not. NULL: not there. */
+void *rb_kernel_symbol(const char *name);
+/* -ENOENT: not there; -EINVAL: several and position 0, or fewer than position. */
+int rb_find_symbol(const char *object, const char *name, unsigned long position,
+		   unsigned long *address);
+unsigned long rb_symbol_size(unsigned long address);
+
+/* reloc.c: the relocations whose OWNER is `object` ("vmlinux" or a module's name). */
+int rb_relocate(struct rb_patch *patch, const char *object);
+
+/* object.c */
+int rb_objects_init(struct rb_patch *patch);
+void rb_objects_free(struct rb_patch *patch);
+int rb_object_load(struct rb_object *object);	/* finds, relocates, makes sites */
+void rb_object_unload(struct rb_object *object);
+int rb_notifier_init(void);
+void rb_notifier_exit(void);
+
+/* sysfs.c */
+int rb_sysfs_init(void);
+void rb_sysfs_exit(void);
+int rb_sysfs_add(struct rb_patch *patch);
+void rb_sysfs_remove(struct rb_patch *patch);
+extern struct kobject *rb_kobj;			/* /sys/kernel/rebootless */
+
+/* patch.c, for sysfs.c */
+int rb_patch_set_enabled(struct rb_patch *patch, bool enabled);
+int rb_patch_signal(struct rb_patch *patch);
+int rb_patch_force(struct rb_patch *patch);
+void rb_patches_exit(void);
+
+/* signal.c */
+void rb_wake(struct task_struct *task);		/* leave the kernel, or pass through its loop */
+
+/* pertask.c */
+int rb_pertask_init(void);
+void rb_pertask_exit(void);
+
+/* drive.c */
+int rb_drive_init(void);
+void rb_drive_exit(void);
+
+/* Waits until every CPU has been through the scheduler: no redirection runs that began before. */
+void rb_synchronize(void);
+
+#endif /* _RB_CORE_H */

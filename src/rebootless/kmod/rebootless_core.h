@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * What a patch module and the core module rebootless_core say to each other.
+ *
+ * A patch module describes itself with mainline's struct klp_patch. Loaded with
+ * engine=livepatch (or no engine) it goes to the kernel's livepatch core, else it
+ * finds rebootless_enable_patch() by name, so that one module serves every engine
+ * and loads where the core is not.
+ */
+#ifndef _REBOOTLESS_CORE_H
+#define _REBOOTLESS_CORE_H
+
+#include <linux/types.h>
+#include <rebootless_klp.h>
+
+#define REBOOTLESS_CORE_ABI 1
+
+/*
+ * A place in the patch module that waits for an address: of OBJECT.SYMBOL, the
+ * POSITIONth of that name (0: the only one), once the object OWNER is there.
+ */
+struct rebootless_reloc {
+	unsigned long place;	/* 0 ends the list */
+	const char *name;	/* "OWNER|OBJECT.SYMBOL,POSITION" */
+	u32 type;		/* R_X86_64_* */
+	u32 reserved;
+	s64 addend;
+};
+
+struct rebootless_patch {
+	unsigned int abi;	/* REBOOTLESS_CORE_ABI */
+	const char *engine;	/* "atomic" or "per-task" */
+	struct klp_patch *patch;
+	const struct rebootless_reloc *relocs;
+};
+
+/*
+ * Puts a patch in force, called from its module's init. Returns 0 once the
+ * transition has begun (it may be over already), or an error and nothing has
+ * changed.
+ */
+int rebootless_enable_patch(const struct rebootless_patch *patch);
+
+#endif /* _REBOOTLESS_CORE_H */
