@@ -18,7 +18,9 @@ from pathlib import Path
 
 import pytest
 
+from rebootless.base.events import NullMonitor
 from rebootless.base.proc import run
+from rebootless.compile import core as cores
 from rebootless.compile import tree as trees
 from rebootless.lab.guest import Guest
 from rebootless.lab.image import GuestImage
@@ -41,6 +43,7 @@ class StockKernel:
     modules: Path
     command: Callable[[str, str], list[str]]  # make with its arguments
     lock: Callable[[], AbstractContextManager[None]]
+    headers: cores.Headers
 
 
 @dataclass
@@ -65,6 +68,7 @@ def _given_kernel(root: Path, source: Path) -> StockKernel:
         modules,
         lambda *targets: trees.make_command(source, release, compiler, *targets),
         contextlib.nullcontext,
+        cores.Headers(release, source, compiler),
     )
 
 
@@ -80,7 +84,14 @@ def kernel(request: pytest.FixtureRequest) -> StockKernel:
     files: KernelFiles = request.getfixturevalue("stock_kernel")
     tree: trees.Tree = request.getfixturevalue("stock_tree")
     assert files.modules is not None
-    return StockKernel(files.release, files.image, files.modules, tree.make, tree.locked)
+    return StockKernel(
+        files.release,
+        files.image,
+        files.modules,
+        tree.make,
+        tree.locked,
+        cores.Headers.of_tree(tree),
+    )
 
 
 @pytest.fixture(scope="session")
@@ -94,15 +105,32 @@ def patches(kernel: StockKernel, tmp_path_factory: pytest.TempPathFactory) -> di
 
 
 @pytest.fixture(scope="session")
+def core_module(kernel: StockKernel) -> bytes:
+    """The core module for the kernel under test; compiled when its sources have changed."""
+    with kernel.lock():
+        return cores.build_core(kernel.headers, NullMonitor()).path.read_bytes()
+
+
+@pytest.fixture(scope="session")
 def boot(
-    kernel: StockKernel, patches: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory
+    kernel: StockKernel,
+    patches: dict[str, bytes],
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> BootGuest:
-    """Boots a guest: `with boot(cmdline=..., cpus=...) as lab:`."""
+    """Boots a guest: `with boot(cmdline=..., cpus=...) as lab:`.
+
+    `core=True` puts the core module in: `lab.machine.load_module(b"", name="rebootless_core")`
+    loads it from /lab/patches/rebootless_core.ko.
+    """
 
     @contextlib.contextmanager
-    def boot_guest(**options: object) -> Iterator[Lab]:
-        stored = {name: f"/lab/patches/{name}.ko" for name in patches}
-        files = {path: (patches[name], 0o644) for name, path in stored.items()}
+    def boot_guest(*, core: bool = False, **options: object) -> Iterator[Lab]:
+        blobs = dict(patches)
+        if core:
+            blobs["rebootless_core"] = request.getfixturevalue("core_module")
+        stored = {name: f"/lab/patches/{name}.ko" for name in blobs}
+        files = {path: (blobs[name], 0o644) for name, path in stored.items()}
         files |= options.pop("files", {})  # type: ignore[operator]
         image = GuestImage(kernel.modules, carry=("dummy", "loop"), files=files)
         log = tmp_path_factory.mktemp("guest") / "console.log"
