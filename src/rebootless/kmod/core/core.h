@@ -59,6 +59,7 @@ struct rb_site {
 	struct ftrace_ops ops;
 #endif
 	u8 original[8];			/* the jump: what was there */
+	void *alias;			/* the jump: a writable mapping of ip, for a stop */
 	bool installed;
 };
 
@@ -82,6 +83,13 @@ struct rb_redirect {
 	 * site->now itself. Called with everything stopped.
 	 */
 	void (*switched)(struct rb_site *site);
+	/*
+	 * Around a stop, for `switched`; NULL: not needed. prepare() may sleep and
+	 * fails (told in the log) where the bytes are not what they should be; settle()
+	 * is called for each site that was prepared.
+	 */
+	int (*prepare)(struct rb_site *site);
+	void (*settle)(struct rb_site *site);
 };
 
 extern const struct rb_redirect rb_redirect_ftrace;
@@ -231,14 +239,17 @@ static __always_inline void *rb_target(struct rb_site *site)
 }
 
 /* stack.c: code that must not be on a stack for its task to move, of rb_transition. */
-#define RB_WHERE_LEN 128
-void rb_code_collect(struct rb_transition *t);	/* before an engine's begin, and after a turn */
+bool rb_stack_reliable(void);			/* whether this kernel's stacks can be walked */
+int rb_code_collect(struct rb_transition *t);	/* before an engine's begin, and after a turn */
+void rb_code_forget(void);			/* after a transition */
 /*
  * 0: the task's stack holds none of it; -EBUSY: it does, and `where` (may be NULL)
- * gets the address; -EINVAL: the stack cannot be walked reliably. The task must not
- * run meanwhile, or be current. Does not sleep or allocate.
+ * gets the address; -EINVAL: the stack cannot be walked reliably. The task must be
+ * current or not run meanwhile: if it runs, this is safe, but the answer is worthless.
+ * Its stack must be there (try_get_task_stack()). Does not sleep or allocate.
  */
 int rb_stack_check(struct task_struct *task, unsigned long *where);
+/* One more task that is left; where 0: it is not known where it is. Under rb_mutex. */
 void rb_held_add(struct rb_held *held, struct task_struct *task, unsigned long where);
 
 /* symbols.c */
