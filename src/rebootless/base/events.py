@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -80,16 +81,21 @@ class NullMonitor:
 
 
 class RecordingMonitor:
-    """Keeps the finished stages and their seconds, and passes every event on."""
+    """Keeps the finished stages and their seconds, and passes every event on, one at a time.
+
+    Stages in two threads may run at once; their seconds overlap then.
+    """
 
     def __init__(self, inner: Monitor) -> None:
         self.inner = inner
         self.seconds: dict[str, float] = {}
+        self._lock = threading.Lock()
 
     def emit(self, event: Event) -> None:
-        if isinstance(event, StageFinished):
-            self.seconds[event.name] = self.seconds.get(event.name, 0.0) + event.seconds
-        self.inner.emit(event)
+        with self._lock:
+            if isinstance(event, StageFinished):
+                self.seconds[event.name] = self.seconds.get(event.name, 0.0) + event.seconds
+            self.inner.emit(event)
 
 
 class PlainMonitor:

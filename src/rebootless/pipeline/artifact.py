@@ -26,7 +26,6 @@ from ..diff.delta import Finding
 from ..engine.modinfo import parse as parse_modinfo
 from ..module.features import merge_states
 from ..module.resolve import VMLINUX
-from .explaining import begins, compact
 from .job import Job, Unit, by_object
 
 REPORT_SCHEMA = 1
@@ -72,6 +71,8 @@ def write_bundle(
 
     `explained` is the document explain.json.
     """
+    from .explaining import begins, compact  # in memory by now: the explanation is made
+
     with stage(job.monitor, "bundle", "Writing the bundle") as shown:
         report = _report(job, units)
         members = {

@@ -5,12 +5,17 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace as replaced
 from pathlib import Path
 
 from ..base.collector import seldom_collected
-from ..base.errors import MismatchError, NoChangeError, PatchInputError, RefusedError
+from ..base.errors import (
+    MismatchError,
+    NoChangeError,
+    PatchInputError,
+    RebootlessError,
+    RefusedError,
+)
 from ..base.events import Monitor, NullMonitor, RecordingMonitor, stage
 from ..base.fs import cache_root, read_bytes
 from ..base.words import counted
@@ -34,14 +39,13 @@ from ..module.resolve import VMLINUX, Proof, Resolver
 from ..provider.base import KernelFiles
 from ..provider.local import LocalProvider
 from ..provider.toolchain import find_compiler
-from . import checking, telling
+from . import telling
 from .artifact import BuildResult, write_bundle
-from .explaining import of_build
 from .external import ExternalModule
-from .from_source import extracted, keep_beside
 from .inputs import compiled, delta_of, read_inputs
 from .job import Job, Unit, by_object
 from .kernel import ShippedKernel, find
+from .meanwhile import Meanwhile
 from .newly_global import exposed_names, taken_names
 
 
@@ -95,31 +99,30 @@ def build(
         {source.name: source.text for source in inputs.written},
         tree,
     )
-    # The thread works while gcc and make are waited for.
-    with job.work.locked(), ThreadPoolExecutor(max_workers=1) as meanwhile:
-        meanwhile.submit(job.kernel.read_ahead)
-        job, pairs = compiled(job, inputs, tree, max_units)
-        job, units = _units(job, pairs, tree, from_source=from_source)
-        explained = meanwhile.submit(of_build, job, units)
-        module = _linked(job, units, tree)
     output = output or Path(f"{naming.short_name(chosen)}{archive.SUFFIX}")
-    if from_source:
-        keep_beside(output, job.sources)
-    return write_bundle(job, units, module, explained.result(), output, recorder)
+    with job.work.locked(), Meanwhile() as meanwhile:
+        meanwhile.read_ahead(job)
+        job, pairs = compiled(job, inputs, tree, max_units)
+        units = _matched(job, _differing(job, pairs))
+        verdict = meanwhile.judge(job, units)
+        if from_source:
+            from .from_source import extracted, keep_beside  # late: seldom asked for
 
-
-def _units(
-    job: Job, pairs: Sequence[UnitPair], tree: Tree, *, from_source: bool
-) -> tuple[Job, list[Unit]]:
-    """The units that change: compared, proven, judged, and written as objects to link."""
-    units = _matched(job, _differing(job, pairs))
-    _judged(job, units)
-    if from_source:
-        units, texts = extracted(job, units, tree)
-        job = replaced(job, sources=texts)
-    units = _emitted(job, units, pairs)
-    telling.warn_of_unused(job)
-    return job, units
+            telling.judge(job, verdict.result())  # nothing is extracted of what is refused
+            units, texts = extracted(job, units, tree)
+            job = replaced(job, sources=texts)
+        try:
+            units = _emitted(job, units, pairs)
+            explained = meanwhile.explain(job, units)
+            module = _linked(job, units, tree)
+        except RebootlessError:
+            telling.judge(job, verdict.result())  # says more than what came of it
+            raise
+        telling.judge(job, verdict.result())
+        telling.warn_of_unused(job)
+        if from_source:
+            keep_beside(output, job.sources)
+        return write_bundle(job, units, module, explained.result(), output, recorder)
 
 
 def _default_workdir(name: str, files: KernelFiles) -> Path:
@@ -233,13 +236,6 @@ def _matched(job: Job, units: Sequence[Unit]) -> list[Unit]:
         good = sum(f.status is Status.MATCHED for f in functions)
         report.result = f"{good} of {len(functions)} functions identical"
     return found
-
-
-def _judged(job: Job, units: Sequence[Unit]) -> None:
-    """Whether the patch is safe. Raises RefusedError."""
-    verdict = checking.check(job, units)
-    telling.refuse(job, verdict.refused)
-    telling.warn(job, verdict.warnings)
 
 
 def _originals(delta: Delta) -> set[int]:

@@ -8,7 +8,7 @@ from ..base.errors import RefusedError
 from ..base.events import Note, Warned
 from ..base.words import counted
 from ..diff.delta import Finding
-from ..safety import accept
+from ..safety import Verdict, accept
 from .job import Job
 
 
@@ -30,6 +30,12 @@ def refuse(job: Job, refused: Sequence[Finding]) -> None:
         hint=hint,
         refusals=stand,
     )
+
+
+def judge(job: Job, verdict: Verdict) -> None:
+    """Tells what the safety checks found. Raises RefusedError for what is not safe."""
+    refuse(job, verdict.refused)
+    warn(job, verdict.warnings)
 
 
 def warn(job: Job, warnings: Sequence[Finding]) -> None:

@@ -20,8 +20,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from debian.deb822 import Deb822
-
 from ..base.errors import RebootlessError
 from ..base.fs import read_text
 
@@ -96,6 +94,8 @@ def parse_list(text: str, where: str = "") -> tuple[Source, ...]:
 
 def parse_deb822(text: str, where: str = "") -> tuple[Source, ...]:
     """Reads a deb822 style file; `Enabled: no` and source-only stanzas are left out."""
+    from debian.deb822 import Deb822  # late: slow to import, and not needed for what is cached
+
     lines = [line for line in text.splitlines() if not line.startswith("#")]
     found = []
     for stanza in Deb822.iter_paragraphs(lines, use_apt_pkg=False):
