@@ -206,6 +206,15 @@ def test_kernels_that_are_not_there(command: Command, good: Path, tmp_path: Path
     assert not output.exists()
 
 
+def test_a_folder_to_work_in_that_is_none(command: Command, good: Path, tmp_path: Path) -> None:
+    """It is said before a kernel is looked for, let alone fetched."""
+    taken = tmp_path / "taken"
+    taken.write_text("a file")
+    words = ("build", good, "--kernel", "6.1.0-4242-cloud-amd64", "--workdir")
+    command(*words, taken).refused(4, str(taken), "not a folder")
+    command(*words, tmp_path / "a b").refused(4, "a b", "a space")
+
+
 def test_the_kernels_verb(command: Command, stock_kernel: KernelFiles) -> None:
     release = stock_kernel.release
     listed = json.loads(command("kernels", "--json").out)["kernels"]

@@ -10,7 +10,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from .errors import NotFoundError, RebootlessError, ResourceError
@@ -113,10 +113,13 @@ def remove_tree(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def locked(path: Path, *, timeout: float = 600.0) -> Iterator[None]:
+def locked(
+    path: Path, *, timeout: float = 600.0, waiting: Callable[[], None] = lambda: None
+) -> Iterator[None]:
     """Holds an exclusive lock on the file `path` (made if missing) for the block.
 
     Two processes that share a cache serialise on it; a dead owner's lock is gone with it.
+    `waiting` is called once if another one has to let go of it first.
     Raises ResourceError after `timeout` seconds.
     """
     try:
@@ -125,12 +128,15 @@ def locked(path: Path, *, timeout: float = 600.0) -> Iterator[None]:
     except OSError as exc:
         raise os_failure("lock", path, exc) from exc
     try:
-        deadline = time.monotonic() + timeout
+        deadline, told = time.monotonic() + timeout, False
         while True:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
+                if not told:
+                    waiting()
+                    told = True
                 if time.monotonic() > deadline:
                     raise ResourceError(
                         f"another process has held {path} for {timeout:g} s",

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from .events import Monitor, Note, NullMonitor
 from .fs import atomic_write, locked, os_failure, remove_tree
 
 MARKER = ".complete"
@@ -38,9 +39,11 @@ class Workdir:
             return False
 
     @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self, monitor: Monitor | None = None) -> Iterator[None]:
         """Holds the folder: a second build in it waits, as it would empty the same stages."""
-        with locked(self.root / ".lock"):
+        shown = monitor or NullMonitor()
+        note = Note(f"waiting for another build in {self.root} to end")
+        with locked(self.root / ".lock", waiting=lambda: shown.emit(note)):
             yield
 
     @contextlib.contextmanager

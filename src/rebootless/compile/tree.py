@@ -26,7 +26,7 @@ from pathlib import Path
 
 from ..base import proc
 from ..base.errors import CommandError, CompileError, NotFoundError, ResourceError
-from ..base.events import Monitor, Note, Warned, stage
+from ..base.events import Monitor, Note, NullMonitor, Warned, stage
 from ..base.fs import (
     atomic_write,
     cache_root,
@@ -105,14 +105,9 @@ class Tree:
     @contextlib.contextmanager
     def locked(self, monitor: Monitor | None = None) -> Iterator[None]:
         """Holds the tree for a build; says so when another one has to end first."""
-        path = self.root / "lock"
-        with contextlib.ExitStack() as stack:
-            try:
-                stack.enter_context(locked(path, timeout=0))
-            except ResourceError:
-                if monitor is not None:
-                    monitor.emit(Note(f"waiting for another build for {self.release} to end"))
-                stack.enter_context(locked(path))
+        shown = monitor or NullMonitor()
+        note = Note(f"waiting for another build for {self.release} to end")
+        with locked(self.root / "lock", waiting=lambda: shown.emit(note)):
             yield
 
 
@@ -168,7 +163,8 @@ def prepare(files: KernelFiles, monitor: Monitor) -> Tree:
         return tree
     find_compiler(files.compiler_text, monitor)
     check_programs(files.compiler)
-    with locked(root.with_name(f".{root.name}.lock")):
+    note = Note(f"waiting for another one that prepares the source of {files.release}")
+    with locked(root.with_name(f".{root.name}.lock"), waiting=lambda: monitor.emit(note)):
         if not (root / MARKER).exists():
             _make_tree(files, tree, monitor)
     return tree

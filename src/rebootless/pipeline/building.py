@@ -9,15 +9,9 @@ from dataclasses import replace as replaced
 from pathlib import Path
 
 from ..base.collector import seldom_collected
-from ..base.errors import (
-    MismatchError,
-    NoChangeError,
-    PatchInputError,
-    RebootlessError,
-    RefusedError,
-)
+from ..base.errors import MismatchError, NoChangeError, PatchInputError, RefusedError
 from ..base.events import Monitor, NullMonitor, RecordingMonitor, stage
-from ..base.fs import cache_root, read_bytes
+from ..base.fs import cache_root, os_failure, read_bytes
 from ..base.words import counted
 from ..base.workdir import Workdir
 from ..bundle import archive, naming
@@ -42,7 +36,7 @@ from ..provider.toolchain import find_compiler
 from . import telling
 from .artifact import BuildResult, write_bundle
 from .external import ExternalModule
-from .inputs import compiled, delta_of, read_inputs
+from .inputs import Inputs, compiled, delta_of, read_inputs
 from .job import Job, Unit, by_object
 from .kernel import ShippedKernel, find
 from .meanwhile import Meanwhile
@@ -82,6 +76,7 @@ def build(
     recorder = RecordingMonitor(monitor or NullMonitor())
     inputs = read_inputs(patches, from_source=from_source, external=external)
     chosen = naming.check_name(name or naming.default_name(inputs.patch.name))
+    folder = _kbuild_path(workdir) if workdir else None
     files = find(kernel, local=local, suites=suites, monitor=recorder)
     shipped = ShippedKernel(files)
     check_supported(shipped)
@@ -93,36 +88,55 @@ def build(
         shipped,
         replace,
         tuple(dict.fromkeys([*cves, *inputs.patch.cves])),
-        Workdir(_kbuild_path(workdir or _default_workdir(chosen, files))),
+        Workdir(folder or _kbuild_path(_default_workdir(chosen, files))),
         recorder,
         find_compiler(files.compiler_text, recorder).text,
         {source.name: source.text for source in inputs.written},
         tree,
     )
     output = output or Path(f"{naming.short_name(chosen)}{archive.SUFFIX}")
-    with job.work.locked(), Meanwhile() as meanwhile:
+    return _built(job, inputs, tree, recorder, output, max_units=max_units, from_source=from_source)
+
+
+def _built(
+    job: Job,
+    inputs: Inputs,
+    tree: Tree,
+    recorder: RecordingMonitor,
+    output: Path,
+    *,
+    max_units: int,
+    from_source: bool,
+) -> BuildResult:
+    """The stages in order. What they raise is what `build` does."""
+    with job.work.locked(job.monitor), Meanwhile() as meanwhile:
         meanwhile.read_ahead(job)
         job, pairs = compiled(job, inputs, tree, max_units)
         units = _matched(job, _differing(job, pairs))
-        verdict = meanwhile.judge(job, units)
-        if from_source:
-            from .from_source import extracted, keep_beside  # late: seldom asked for
-
-            telling.judge(job, verdict.result())  # nothing is extracted of what is refused
-            units, texts = extracted(job, units, tree)
-            job = replaced(job, sources=texts)
-        try:
+        with meanwhile.judging(job, units) as tell:
+            if from_source:
+                tell()  # nothing is extracted of what is refused
+                job, units = _extracted(job, units, tree)
             units = _emitted(job, units, pairs)
             explained = meanwhile.explain(job, units)
             module = _linked(job, units, tree)
-        except RebootlessError:
-            telling.judge(job, verdict.result())  # says more than what came of it
-            raise
-        telling.judge(job, verdict.result())
         telling.warn_of_unused(job)
         if from_source:
-            keep_beside(output, job.sources)
+            _keep_sources(job, output)
         return write_bundle(job, units, module, explained.result(), output, recorder)
+
+
+def _extracted(job: Job, units: Sequence[Unit], tree: Tree) -> tuple[Job, list[Unit]]:
+    from .from_source import extracted  # late: seldom asked for
+
+    found, texts = extracted(job, units, tree)
+    return replaced(job, sources=texts), found
+
+
+def _keep_sources(job: Job, output: Path) -> None:
+    from .from_source import keep_beside
+
+    keep_beside(output, job.sources)
 
 
 def _default_workdir(name: str, files: KernelFiles) -> Path:
@@ -130,13 +144,26 @@ def _default_workdir(name: str, files: KernelFiles) -> Path:
 
 
 def _kbuild_path(folder: Path) -> Path:
-    """The absolute path; raises PatchInputError for one that make cannot name."""
+    """The absolute path of a folder that is there now.
+
+    Raises PatchInputError for one that make cannot name, ResourceError or NotFoundError for one
+    that cannot be made.
+    """
     path = folder.absolute()
     if re.search(r"[\s:#%$\\]", str(path)):
         raise PatchInputError(
             f"make cannot work in '{path}': the path has a space or a special character",
             hint="choose another folder with --workdir, or set REBOOTLESS_CACHE",
         )
+    if path.exists() and not path.is_dir():
+        raise PatchInputError(
+            f"cannot work in '{path}': it is not a folder",
+            hint="choose another one with --workdir, or remove it",
+        )
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise os_failure("make the work folder", path, exc) from exc
     return path
 
 

@@ -6,11 +6,14 @@ be had while make links the module. What they are made of is imported then, too.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
+from ..base.errors import RebootlessError
+from . import telling
 from .job import Job, Unit
 
 if TYPE_CHECKING:
@@ -41,9 +44,24 @@ class Meanwhile:
         """Reads the shipped kernel; what fails will fail again where it is needed."""
         self._start(job.kernel.read_ahead)
 
-    def judge(self, job: Job, units: Sequence[Unit]) -> Future[Verdict]:
-        """Runs the safety checks over the matched units."""
-        return self._start(_judge, job, units)
+    @contextlib.contextmanager
+    def judging(self, job: Job, units: Sequence[Unit]) -> Iterator[Callable[[], None]]:
+        """Runs the safety checks over the matched units while the block runs.
+
+        What they found is told at its end, and when what it yields is called. Raises RefusedError
+        then, also where the block has failed: the verdict says more than what came of the patch.
+        """
+        verdict = self._start(_judge, job, units)
+
+        def tell() -> None:
+            telling.judge(job, verdict.result())
+
+        try:
+            yield tell
+        except RebootlessError:
+            tell()
+            raise
+        tell()
 
     def explain(self, job: Job, units: Sequence[Unit]) -> Future[dict[str, Any]]:
         """Makes the document explain.json of the emitted units."""

@@ -166,20 +166,23 @@ with locked(Path(sys.argv[1])):
 
 def test_a_lock_keeps_a_second_process_out_until_released(tmp_path: Path) -> None:
     path = tmp_path / "lock"
+    told: list[str] = []
     with in_other_process(HOLD, path) as holder:
         assert holder.stdout is not None
         assert holder.stdin is not None
         assert holder.stdout.readline() == "held\n"
         with (
             pytest.raises(ResourceError, match="another process") as info,
-            fs.locked(path, timeout=0.2),
+            fs.locked(path, timeout=0.2, waiting=lambda: told.append("waits")),
         ):
             pass
-        assert info.value.hint
+        assert info.value.hint and told == ["waits"], "once, however often it looks"
         holder.stdin.write("\n")
         holder.stdin.flush()
         with fs.locked(path, timeout=10):
             pass
+    with fs.locked(path, waiting=lambda: told.append("nobody holds it")):
+        assert told == ["waits"]
 
 
 def test_a_dead_owner_does_not_hold_the_lock(tmp_path: Path) -> None:
