@@ -36,6 +36,23 @@ static inline bool rb_on_cpu(struct task_struct *task)
 #endif
 }
 
+/* "sched: Change task_struct::state" */
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(5, 14, 0)
+#define rb_task_state(task) READ_ONCE((task)->__state)
+#else
+#define rb_task_state(task) READ_ONCE((task)->state)
+#endif
+
+/* "sched,rcu: Rework try_invoke_on_locked_down_task()" made it task_call_func() */
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(5, 16, 0)
+#define RB_TASK_CALL_FUNC
+#endif
+
+/* "task_work: add helper for more targeted task_work canceling" */
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(5, 13, 0)
+#define RB_TASK_WORK_MATCH
+#endif
+
 #ifdef CONFIG_DYNAMIC_FTRACE
 /* "ftrace: Have the callbacks receive a struct ftrace_regs instead of pt_regs" */
 #if LINUX_VERSION_CODE >= KERNEL_VERSION(5, 11, 0)

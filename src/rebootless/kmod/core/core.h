@@ -286,11 +286,21 @@ int rb_patch_force(struct rb_patch *patch);
 void rb_patches_exit(void);
 
 /* signal.c */
-void rb_wake(struct task_struct *task);		/* leave the kernel, or pass through its loop */
+/*
+ * Wakes a task so that it leaves the kernel or passes through its loop; whether it was
+ * told, and not already before. Sleeps, and so does not belong under RCU: rb_wake_all()
+ * goes through the tasks itself, and says how many were told. Both under rb_mutex.
+ */
+bool rb_wake(struct task_struct *task);
+unsigned int rb_wake_all(bool (*which)(struct task_struct *task));
+void rb_wake_end(void);				/* after a transition: takes back what waits */
+void rb_wake_init(void);
+void rb_wake_exit(void);
 
 /* pertask.c */
 int rb_pertask_init(void);
 void rb_pertask_exit(void);
+void rb_pertask_self(void);	/* current moves, if it can; takes rb_mutex */
 
 /* drive.c */
 int rb_drive_init(void);
