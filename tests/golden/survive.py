@@ -29,7 +29,7 @@ from rebootless.elf.writer import (
 )
 from rebootless.module.abi import module_layout
 from rebootless.module.emit import KLP_RECORD, KLP_SECTION, KLP_STRINGS, emit
-from rebootless.module.relocs import finish
+from rebootless.module.relocs import RESIDENT, finish
 from rebootless.module.resolve import Proof, Resolver
 from rebootless.report.explain import explain_unit
 from rebootless.report.facts import to_json
@@ -164,7 +164,8 @@ def linked_module() -> bytes:
         ".note.gnu.build-id", int(SectionType.NOTE), ALLOC, 4,
         data=b"\4\0\0\0\x14\0\0\0\3\0\0\0GNU\0" + bytes(range(20)),
     )  # fmt: skip
-    sections = [text, info, this, names, records, note]
+    resident = OutSection(RESIDENT, flags=ALLOC, align=8, data=bytes(KLP_RECORD.size))
+    sections = [text, info, this, names, records, resident, note]
     marks = {s.name: OutSymbol("", type=3, section=s) for s in sections}
     init = OutSymbol("init_module", 0, 6, 1, 2, text)
     leave = OutSymbol("cleanup_module", 6, 6, 1, 2, text)

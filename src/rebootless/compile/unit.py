@@ -26,7 +26,7 @@ from .tree import Tree, left_out_of
 ORIG_STAGE = "1-orig"
 PATCHED_STAGE = "2-patched"
 RECORD = "units.json"
-AUTHOR_HEADERS = ("rebootless.h", "rebootless_patch.h")
+AUTHOR_HEADERS = ("rebootless.h", "rebootless_klp.h", "rebootless_patch.h")
 MAX_UNITS = 60
 
 

@@ -1,17 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * The main file of every patch module: registers its functions with the
- * kernel's livepatch core. What differs from patch to patch is in the headers
- * that are written for each: objects, functions, callbacks, states and the
- * replace flag.
+ * The main file of every patch module: hands its functions to the kernel's
+ * livepatch core or to rebootless_core, by the parameter `engine`. What differs
+ * from patch to patch is in the headers that are written for each: objects,
+ * functions, callbacks, states and the replace flag.
  *
  *	OBJECT(NAME, FUNCTIONS)			an object without callbacks
  *	OBJECT_CALLS(NAME, FUNCTIONS, UNITS)	one whose UNITS have callbacks
  */
 #include <linux/jump_label.h>
 #include <linux/kernel.h>
-#include <linux/livepatch.h>
 #include <linux/module.h>
+#include <linux/string.h>
+#include <rebootless_core.h>
+#undef klp_get_prev_state
 
 #define FUNCTION(symbol, old, position) extern char symbol[];
 #define OBJECT_BEGIN(variable)
@@ -153,7 +155,7 @@ struct klp_patch rebootless_patch = {
 #include "rebootless_keys.h"
 #undef KEY
 
-static void __init follow_keys(void)
+static void follow_keys(void)
 {
 #define KEY(mirror, real, initial)		\
 	if (static_key_enabled(real))		\
@@ -164,13 +166,106 @@ static void __init follow_keys(void)
 #undef KEY
 }
 
-static int __init patch_init(void)
+/*
+ * What the loader leaves to the core, see relocs.py, which puts the records of this
+ * patch before the one that ends them.
+ */
+const struct rebootless_reloc rebootless_relocs[1]
+__used __section(".rebootless.relocs") = { };
+
+static const struct rebootless_services *services;
+
+/* For units, in place of klp_get_prev_state() (rebootless_klp.h). */
+struct klp_state *rebootless_get_prev_state(unsigned long id)
 {
-	follow_keys();
-	return klp_enable_patch(&rebootless_patch);
+	if (services)
+		return services->prev_state(id);
+#if IS_ENABLED(CONFIG_LIVEPATCH)
+	return klp_get_prev_state(id);
+#else
+	return NULL;
+#endif
 }
 
-/* The livepatch core refuses to unload a patch that is still in use. */
+#if !IS_ENABLED(CONFIG_LIVEPATCH)
+/* For units: what the kernel does not have, the core has. */
+void *klp_shadow_get(void *obj, unsigned long id)
+{
+	return services->shadow_get(obj, id);
+}
+
+void *klp_shadow_alloc(void *obj, unsigned long id, size_t size, gfp_t gfp,
+		       klp_shadow_ctor_t ctor, void *data)
+{
+	return services->shadow_alloc(obj, id, size, gfp, ctor, data);
+}
+
+void *klp_shadow_get_or_alloc(void *obj, unsigned long id, size_t size,
+			      gfp_t gfp, klp_shadow_ctor_t ctor, void *data)
+{
+	return services->shadow_get_or_alloc(obj, id, size, gfp, ctor, data);
+}
+
+void klp_shadow_free(void *obj, unsigned long id, klp_shadow_dtor_t dtor)
+{
+	services->shadow_free(obj, id, dtor);
+}
+
+void klp_shadow_free_all(unsigned long id, klp_shadow_dtor_t dtor)
+{
+	services->shadow_free_all(id, dtor);
+}
+
+struct klp_state *klp_get_state(struct klp_patch *patch, unsigned long id)
+{
+	struct klp_state *state;
+
+	for (state = patch->states; state && state->id; state++)
+		if (state->id == id)
+			return state;
+	return NULL;
+}
+#endif
+
+static char *engine = IS_ENABLED(CONFIG_LIVEPATCH) ? "livepatch" : "atomic";
+module_param(engine, charp, 0444);
+MODULE_PARM_DESC(engine, "livepatch (of the kernel), atomic or per-task");
+
+static int __init enable_by_core(void)
+{
+	const struct rebootless_patch description = {
+		.abi = REBOOTLESS_CORE_ABI,
+		.engine = engine,
+		.patch = &rebootless_patch,
+		.relocs = rebootless_relocs,
+		.services = &services,
+		.relocated = IS_ENABLED(CONFIG_LIVEPATCH) ? NULL : follow_keys,
+	};
+	typeof(rebootless_enable_patch) *enable = symbol_get(rebootless_enable_patch);
+	int error;
+
+	if (!enable) {
+		pr_err("rebootless: '%s': the engine '%s' needs the module rebootless_core\n",
+		       THIS_MODULE->name, engine);
+		return -ENOPKG;
+	}
+	error = enable(&description);
+	symbol_put(rebootless_enable_patch);
+	return error;
+}
+
+static int __init patch_init(void)
+{
+#if IS_ENABLED(CONFIG_LIVEPATCH)
+	/* The loader has applied the relocations of the kernel proper. */
+	follow_keys();
+	if (!*engine || !strcmp(engine, "livepatch"))
+		return klp_enable_patch(&rebootless_patch);
+#endif
+	return enable_by_core();
+}
+
+/* Who applies the patch refuses to unload it while it is still in use. */
 static void __exit patch_exit(void)
 {
 }
@@ -178,4 +273,7 @@ static void __exit patch_exit(void)
 module_init(patch_init);
 module_exit(patch_exit);
 MODULE_LICENSE("GPL");
+MODULE_INFO(rebootless, "Y");
+#if IS_ENABLED(CONFIG_LIVEPATCH)
 MODULE_INFO(livepatch, "Y");
+#endif

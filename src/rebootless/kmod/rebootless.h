@@ -6,7 +6,7 @@
  *	#include <rebootless.h>
  *
  * It is there while rebootless compiles the patched units, and need not be in
- * the kernel's tree. What the macros leave in sections .rebootless.* is read
+ * the kernel's tree; nor need the kernel have livepatch. What the macros leave in sections .rebootless.* is read
  * from the object file and does not get into the patch module.
  */
 #ifndef _REBOOTLESS_H
@@ -14,7 +14,7 @@
 
 #include <linux/build_bug.h>
 #include <linux/compiler.h>
-#include <linux/livepatch.h>
+#include <rebootless_klp.h>
 #include <rebootless_patch.h>
 
 /*

@@ -27,17 +27,36 @@ struct rebootless_reloc {
 	s64 addend;
 };
 
+/* What the core does for the code of patches, in the terms of livepatch. */
+struct rebootless_services {
+	struct klp_state *(*prev_state)(unsigned long id);
+	/* NULL where the kernel has these itself. */
+	void *(*shadow_get)(void *obj, unsigned long id);
+	void *(*shadow_alloc)(void *obj, unsigned long id, size_t size,
+			      gfp_t gfp, klp_shadow_ctor_t ctor, void *data);
+	void *(*shadow_get_or_alloc)(void *obj, unsigned long id, size_t size,
+				     gfp_t gfp, klp_shadow_ctor_t ctor,
+				     void *data);
+	void (*shadow_free)(void *obj, unsigned long id,
+			    klp_shadow_dtor_t dtor);
+	void (*shadow_free_all)(unsigned long id, klp_shadow_dtor_t dtor);
+};
+
 struct rebootless_patch {
 	unsigned int abi;	/* REBOOTLESS_CORE_ABI */
 	const char *engine;	/* "atomic" or "per-task" */
 	struct klp_patch *patch;
 	const struct rebootless_reloc *relocs;
+	/* Set by the core before any code of the patch runs. */
+	const struct rebootless_services **services;
+	/* Called when the relocations of vmlinux are applied; may be NULL. */
+	void (*relocated)(void);
 };
 
 /*
  * Puts a patch in force, called from its module's init. Returns 0 once the
  * transition has begun (it may be over already), or an error and nothing has
- * changed.
+ * changed. The description itself is not kept.
  */
 int rebootless_enable_patch(const struct rebootless_patch *patch);
 

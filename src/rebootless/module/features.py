@@ -7,9 +7,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from ..diff.delta import CallbackKind, Finding, SystemState
 
 # Defined by the module's main file, for units to refer to (kmod/rebootless.h).
-GLUE_SYMBOLS = frozenset({"rebootless_patch"})
+GLUE_SYMBOLS = frozenset({"rebootless_patch", "rebootless_get_prev_state"})
+# The same, where the kernel has no livepatch.
+STAND_INS = GLUE_SYMBOLS | {
+    *(f"klp_shadow_{verb}" for verb in ("get", "alloc", "get_or_alloc", "free", "free_all")),
+    "klp_get_state",
+}
 
 UnitCallbacks = Mapping[CallbackKind, str]  # the symbols of one unit's callbacks
+
+
+def glue_symbols(livepatch: bool) -> frozenset[str]:
+    """What units can refer to in the module's main file; `livepatch`: CONFIG_LIVEPATCH is set."""
+    return GLUE_SYMBOLS if livepatch else STAND_INS
 
 
 def merge_states(units: Iterable[Sequence[SystemState]]) -> tuple[SystemState, ...]:

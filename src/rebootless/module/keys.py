@@ -4,7 +4,8 @@ The loader does, in this order: livepatch relocations of vmlinux; paravirt, retp
 alternative sites; then, module by module that is told of the new one, jump labels and static calls.
 Livepatch relocations of a *module* come after all that, maybe much later. So what an entry refers
 to must not lie in a module, and no field that such a relocation fills in may lie in code that the
-loader rewrites.
+loader rewrites. Where the kernel has no livepatch this holds for vmlinux as well: the core applies
+all livepatch relocations when it applies the patch.
 
 A static key of the kernel that is read-only after boot is another trap: kernels before 6.13
 ("jump_label,module: Don't alloc static_key_mod for __ro_after_init keys") write to the key when a
@@ -85,14 +86,14 @@ class Keys:
                 relocs.append(reloc)
                 continue
             resolved = self._resolver.resolve(reloc.target)
-            if isinstance(resolved, Livepatch) and resolved.object != VMLINUX:
-                dropped.add(reloc.offset // piece.entsize)
-                self._judge_private_key(piece.section, resolved)
-            elif not isinstance(resolved, Finding) and self._resolver.becomes_read_only(resolved):
+            if not isinstance(resolved, Finding) and self._resolver.becomes_read_only(resolved):
                 if piece.section == JUMP_TABLE:
                     reloc = self._mirrored(piece, reloc, resolved)
                 else:
                     dropped.add(reloc.offset // piece.entsize)
+            elif isinstance(resolved, Livepatch) and self._resolver.comes_late(resolved):
+                dropped.add(reloc.offset // piece.entsize)
+                self._judge_private_key(piece.section, resolved)
             relocs.append(reloc)
         settled = replace(piece, relocs=tuple(relocs))
         return _without_entries(settled, dropped) if dropped else settled
@@ -126,7 +127,7 @@ class Keys:
             finding = Finding(
                 "tracepoint-dropped",
                 name,
-                f"the tracepoint '{name}' of the module {key.object} does not fire in the patched "
+                f"the tracepoint '{name}' of {_owner(key)} does not fire in the patched "
                 "functions while the patch is applied",
             )
             self.warnings[finding] = None
@@ -135,7 +136,7 @@ class Keys:
                 Finding(
                     "private-static-key",
                     key.name,
-                    f"the static key '{key.name}' belongs to the module {key.object}: patched code "
+                    f"the static key '{key.name}' belongs to {_owner(key)}: patched code "
                     "cannot follow it; use static_key_enabled() in the patched function",
                 )
             ] = None
@@ -143,7 +144,7 @@ class Keys:
     def check_timing(self, number: int, reloc: PieceReloc, target: Livepatch) -> None:
         """Refuses a relocation of piece `number` that comes later than it is needed."""
         piece = self._pieces[number] if number < len(self._pieces) else None
-        if target.object == VMLINUX or piece is None:
+        if piece is None or not self._resolver.comes_late(target):
             return
         text = ""
         if piece.section == ".altinstr_replacement":
@@ -153,11 +154,18 @@ class Keys:
         elif any(start <= reloc.offset < end for start, end in self._rewritten.get(number, ())):
             text = f"'{piece.name}' refers to '{target.name}' where there is an alternative"
         if text:
+            when = "the patch is applied" if target.object == VMLINUX else "the module is there"
             message = (
-                f"{text} of the module {target.object}, which may load after the patch, and the "
-                "kernel needs it when the patch loads; patch a function that calls this one"
+                f"{text} of {_owner(target)}: its address is put in when {when}, and the kernel "
+                "needs it when the patch module loads; patch a function that calls this one"
             )
             self.refused[Finding("late-alternative", target.name, message)] = None
+
+
+def _owner(target: Livepatch) -> str:
+    if target.object == VMLINUX:
+        return "the kernel, which does not export it and has no livepatch"
+    return f"the module {target.object}"
 
 
 def _rewritten(pieces: Sequence[Piece]) -> dict[int, list[tuple[int, int]]]:

@@ -22,6 +22,8 @@ from .keys import Mirror
 from .relocs import MAX_SYMBOL, finish
 from .resolve import VMLINUX
 
+GLUE = ("livepatch.c", "rebootless_core.h", "rebootless_klp.h")
+
 
 @dataclass(frozen=True)
 class PatchedFunction:
@@ -56,10 +58,12 @@ def link(
     namespaces: Iterable[str] = (),
     mirrors: Sequence[Mirror] = (),
     max_symbol: int = MAX_SYMBOL,
+    livepatch: bool = True,
 ) -> bytes:
     """Builds the patch module `name` in the empty directory `folder` and returns its bytes.
 
-    `make` gives the command line of the kernel's kbuild for arguments (see `compile.tree.Tree`).
+    `make` gives the command line of the kernel's kbuild for arguments (see `compile.tree.Tree`);
+    `livepatch` says whether that kernel has CONFIG_LIVEPATCH.
     Raises CompileError with kbuild's output.
     """
     features = features_header([o.callbacks for o in objects], states)
@@ -76,7 +80,8 @@ def link(
             hint="the work folder holds the sources it was given",
         ) from exc
     linked = folder / f"{name}.ko"
-    return finish(read_bytes(linked), name=str(linked), max_symbol=max_symbol)
+    content = read_bytes(linked)
+    return finish(content, name=str(linked), max_symbol=max_symbol, livepatch=livepatch)
 
 
 def _write_sources(
@@ -87,9 +92,9 @@ def _write_sources(
     replace: bool,
     namespaces: Sequence[str],
 ) -> None:
-    glue = resources.files("rebootless") / "kmod" / "livepatch.c"
-    with resources.as_file(glue) as path:
-        shutil.copyfile(path, folder / "livepatch.c")
+    for file in GLUE:
+        with resources.as_file(resources.files("rebootless") / "kmod" / file) as path:
+            shutil.copyfile(path, folder / file)
     atomic_write(folder / "rebootless_functions.h", _functions_header(objects, replace, namespaces))
     atomic_write(folder / "rebootless_objects.h", _objects_header(objects))
     parts = ["livepatch.o"]
@@ -99,7 +104,10 @@ def _write_sources(
         atomic_write(folder / f".{part}.cmd", "")  # modpost wants one per object
         parts.append(part)
     # The objects are given: without rules of their own, kbuild takes the files as they are.
-    atomic_write(folder / "Kbuild", f"obj-m := {name}.o\n{name}-y := {' '.join(parts)}\n")
+    atomic_write(
+        folder / "Kbuild",
+        f"obj-m := {name}.o\n{name}-y := {' '.join(parts)}\nccflags-y := -I$(src)\n",
+    )
 
 
 def _functions_header(

@@ -4,15 +4,20 @@ Each record of KLP_SECTION (see emit.py) becomes a relocation of `.klp.rela.OBJE
 (SHF_RELA_LIVEPATCH) against a symbol `.klp.sym.OBJECT.NAME,POSITION` (SHN_LIVEPATCH), as
 Documentation/livepatch/module-elf-format.rst has it. The kernel applies those of vmlinux when the
 patch loads, and those of a module when that module is there. What only served the link is removed.
+
+What the kernel does not apply, the core does (kmod/core/reloc.c): the relocations of modules with
+an engine that is not the kernel's, and all of them where the kernel has no livepatch. It finds them
+as records of the same layout in RESIDENT, which stay in memory: the names follow the last record.
 """
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..base.errors import ElfError, RefusedError
-from ..elf.constants import SHN_LIVEPATCH, Binding, SectionFlag, SymbolType
+from ..elf.constants import SHN_LIVEPATCH, Binding, Reloc, SectionFlag, SymbolType
 from ..elf.model import ElfFile
 from ..elf.reader import parse
 from ..elf.writer import (
@@ -25,11 +30,14 @@ from ..elf.writer import (
     serialize,
 )
 from .emit import ENTRY_PREFIX, KLP_RECORD, KLP_SECTION, KLP_STRINGS
+from .resolve import VMLINUX
 
 # KSYM_NAME_LEN - 1: 127 until 6.0; 511 since 6.1 ("kallsyms: increase maximum kernel symbol length
 # to 512").
 MAX_SYMBOL_OLD = 127
 MAX_SYMBOL = 511
+PREFIX = ".klp.sym."
+RESIDENT = ".rebootless.relocs"
 _DROPPED = (".debug", ".comment", ".rela.debug", ".note.GNU-stack", ".rebootless.")
 
 
@@ -45,23 +53,42 @@ class LivepatchReloc:
     addend: int
 
 
-def finish(blob: bytes, *, name: str, max_symbol: int = MAX_SYMBOL) -> bytes:
+def finish(
+    blob: bytes, *, name: str, max_symbol: int = MAX_SYMBOL, livepatch: bool = True
+) -> bytes:
     """Turns a linked module into a loadable one. Deterministic.
 
-    Raises RefusedError when a symbol's name is too long for the kernel.
+    `livepatch`: the kernel's loader applies livepatch relocations. Raises RefusedError when a
+    symbol's name is too long for the kernel.
     """
     elf = parse(blob, name=name)
     records = read_records(elf)
     obj = editable(elf)
     _resolve_entries(obj, name)
-    symbols: dict[str, OutSymbol] = {}
-    relas: dict[tuple[str, int], OutRelaSection] = {}
     for record in records:
-        full = f".klp.sym.{record.symbol}"
+        full = PREFIX + record.symbol
         if len(full) > max_symbol:
             raise RefusedError(
                 f"the livepatch symbol '{full}' is longer than the kernel's {max_symbol} characters"
             )
+        if record.section not in obj.by_index or record.offset < 0:
+            raise ElfError(
+                f"{name}: a livepatch relocation at offset {record.offset % 2**64:#x} is of no code"
+            )
+    if livepatch:
+        _add_livepatch(obj, records)
+        records = tuple(r for r in records if r.owner != VMLINUX)
+    _add_resident(obj, records, name)
+    _drop(obj)
+    return serialize(obj)
+
+
+def _add_livepatch(obj: OutObject, records: Sequence[LivepatchReloc]) -> None:
+    """The relocations as the kernel's own livepatch has them."""
+    symbols: dict[str, OutSymbol] = {}
+    relas: dict[tuple[str, int], OutRelaSection] = {}
+    for record in records:
+        full = PREFIX + record.symbol
         if full not in symbols:
             symbols[full] = OutSymbol(
                 full,
@@ -70,10 +97,6 @@ def finish(blob: bytes, *, name: str, max_symbol: int = MAX_SYMBOL) -> bytes:
                 section=SHN_LIVEPATCH,
             )
         key = (record.owner, record.section)
-        if record.section not in obj.by_index or record.offset < 0:
-            raise ElfError(
-                f"{name}: a livepatch relocation at offset {record.offset % 2**64:#x} is of no code"
-            )
         if key not in relas:
             target = obj.by_index[record.section]
             relas[key] = OutRelaSection(
@@ -83,8 +106,43 @@ def finish(blob: bytes, *, name: str, max_symbol: int = MAX_SYMBOL) -> bytes:
             target.extra_relas.append(relas[key])
         relas[key].relocs.append(OutReloc(record.offset, record.type, symbols[full], record.addend))
     obj.symbols += symbols.values()
-    _drop(obj)
-    return serialize(obj)
+
+
+def _add_resident(obj: OutObject, records: Sequence[LivepatchReloc], name: str) -> None:
+    """The records for the core, before the one of zeros that the module's main file has."""
+    section = next((s for s in obj.sections if s.name == RESIDENT), None)
+    if section is None:
+        if records:
+            raise ElfError(
+                f"{name}: no section {RESIDENT} for the relocation at offset "
+                f"{records[0].offset:#x} and {len(records) - 1} more"
+            )
+        return
+    ends = len(records) * KLP_RECORD.size
+    names: dict[str, int] = {}
+    blob = bytearray()
+    places: dict[int, OutSymbol] = {}
+    itself = _section_symbol(obj, section, places)
+    for at, record in zip(range(0, ends, KLP_RECORD.size), records, strict=True):
+        text = f"{record.owner}|{record.symbol}"
+        if text not in names:
+            names[text] = ends + KLP_RECORD.size + len(blob)
+            blob += text.encode() + b"\0"
+        place = _section_symbol(obj, obj.by_index[record.section], places)
+        section.relocs.append(OutReloc(at, int(Reloc.R64), place, record.offset))
+        section.relocs.append(OutReloc(at + 8, int(Reloc.R64), itself, names[text]))
+    packed = (KLP_RECORD.pack(0, 0, r.type, 0, r.addend) for r in records)
+    section.data = b"".join(packed) + bytes(KLP_RECORD.size) + bytes(blob)
+    section.size = len(section.data)
+
+
+def _section_symbol(obj: OutObject, section: OutSection, known: dict[int, OutSymbol]) -> OutSymbol:
+    """A symbol at the start of a section, added to the object when it has none in `known`."""
+    if id(section) not in known:
+        symbol = OutSymbol("", type=int(SymbolType.SECTION), section=section)
+        known[id(section)] = symbol
+        obj.symbols.append(symbol)
+    return known[id(section)]
 
 
 def read_records(elf: ElfFile) -> tuple[LivepatchReloc, ...]:
@@ -145,6 +203,6 @@ def _resolve_entries(obj: OutObject, name: str) -> None:
 
 def _drop(obj: OutObject) -> None:
     """Removes the sections that served the build only, and their section symbols."""
-    gone = {id(s) for s in obj.sections if s.name.startswith(_DROPPED)}
+    gone = {id(s) for s in obj.sections if s.name.startswith(_DROPPED) and s.name != RESIDENT}
     obj.sections = [s for s in obj.sections if id(s) not in gone]
     obj.symbols = [s for s in obj.symbols if id(s.section) not in gone]

@@ -88,7 +88,8 @@ class Resolver:
 
     `read_only` tells whether the symbol of vmlinux with a name and a livepatch position lies where
     the kernel is read-only once it has booted; `is_exposed` whether a name is static in a unit of
-    the kernel and global in the patched source.
+    the kernel and global in the patched source. `livepatch`: the kernel's loader itself applies the
+    livepatch relocations of vmlinux; else they come when the patch is applied.
     """
 
     object: str
@@ -98,6 +99,11 @@ class Resolver:
     positions: Positions
     read_only: Callable[[str, int], bool] = _never
     is_exposed: Callable[[str], bool] = _nowhere
+    livepatch: bool = True
+
+    def comes_late(self, target: Resolved) -> bool:
+        """Whether a target's address is put in after the loader has settled the module's code."""
+        return isinstance(target, Livepatch) and not (target.object == VMLINUX and self.livepatch)
 
     def becomes_read_only(self, target: Resolved) -> bool:
         """Whether a target in the kernel proper cannot be written to once the kernel has booted."""

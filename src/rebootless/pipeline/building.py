@@ -25,7 +25,7 @@ from ..elf.reader import read as read_elf
 from ..match import Status, match_unit
 from ..module.abi import check_abi
 from ..module.emit import EmittedUnit, emit
-from ..module.features import GLUE_SYMBOLS, UnitCallbacks, merge_states, state_findings
+from ..module.features import UnitCallbacks, glue_symbols, merge_states, state_findings
 from ..module.link import PatchedFunction, PatchedObject, link
 from ..module.positions import KernelPositions
 from ..module.relocs import MAX_SYMBOL_OLD
@@ -283,7 +283,7 @@ def _emitted(job: Job, units: Sequence[Unit], pairs: Sequence[UnitPair]) -> list
         for symbol in piece.symbols
         if symbol.is_global
     )
-    siblings |= GLUE_SYMBOLS
+    siblings |= glue_symbols(job.kernel.has_livepatch)
     with stage(job.monitor, "resolve", "Resolving symbols"):
         found = [
             replaced(u, emitted=_emit(job, u, n, siblings, lambda name: name in exposed()))
@@ -326,6 +326,7 @@ def _emit(
         positions,
         read_only=positions.read_only,
         is_exposed=is_exposed,
+        livepatch=job.kernel.has_livepatch,
     )
     return emit(unit.delta, resolver, number)
 
@@ -348,6 +349,7 @@ def _linked(job: Job, units: Sequence[Unit], tree: Tree) -> bytes:
             namespaces=frozenset().union(*(e.namespaces for e in emitted)),
             mirrors=[m for e in emitted for m in e.mirrors],
             max_symbol=_max_symbol(tree),
+            livepatch=job.kernel.has_livepatch,
         )
         check_abi(parse_elf(module, name=job.name), job.kernel.some_modules())
         (folder / "final.ko").write_bytes(module)

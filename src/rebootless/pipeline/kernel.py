@@ -62,6 +62,11 @@ class ShippedKernel:
         """The configuration that the kernel was built with."""
         return parse_config(read_text(self.files.config))
 
+    @property
+    def has_livepatch(self) -> bool:
+        """Whether its loader knows livepatch relocations and its own engine can apply patches."""
+        return self.config.enabled("LIVEPATCH")
+
     @cached_property
     def exports(self) -> Exports:
         """What kernel and modules export."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import subprocess
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
 
-from rebootless.base.errors import RefusedError
+from rebootless.base.errors import ElfError, RefusedError
 from rebootless.diff.delta import (
     Delta,
     Finding,
@@ -22,8 +22,8 @@ from rebootless.diff.delta import (
 )
 from rebootless.elf.constants import SHN_LIVEPATCH, Reloc, SectionFlag, SectionType
 from rebootless.elf.reader import parse, read
-from rebootless.module.emit import KLP_SECTION, emit
-from rebootless.module.relocs import finish, read_records
+from rebootless.module.emit import KLP_RECORD, KLP_SECTION, emit
+from rebootless.module.relocs import RESIDENT, finish, read_records
 from rebootless.module.resolve import Livepatch, Plain, Proof, Resolver
 
 
@@ -186,6 +186,76 @@ def test_livepatch_relocation_through_a_real_link(tmp_path: Path) -> None:
     assert not [n for n in final.symbols.names if n.startswith("__rebootless_entry")]
 
 
+def with_list(folder: Path) -> None:
+    """The empty list of the module's main file, linked before the units."""
+    text = '.section .rebootless.relocs,"a"\n.globl list\nlist: .fill 4, 8, 0\n'
+    text += ".data\n.quad list\n"
+    (folder / "main.s").write_text(text)
+    subprocess.run(["as", "main.s", "-o", "main.o"], cwd=folder, check=True)
+    command = ["ld", "-r", "-o", "out.ko", "main.o", "unit.o"]
+    subprocess.run(command, cwd=folder, check=True)
+
+
+def resident(blob: bytes) -> list[tuple[str, int, str, int, int]]:
+    """The list as the core reads it: place's section and offset, name, type, addend."""
+    elf = parse(blob, name="final.ko")
+    section = elf.section_by_name[RESIDENT]
+    assert section.flags == SectionFlag.ALLOC
+    data, relocs = bytes(section.data), elf.relocations(section)
+    assert all(kind == Reloc.R64 for kind in relocs.type)
+    where = {
+        int(o): (elf.sections[int(elf.symbols.shndx[s])].name, int(elf.symbols.value[s]) + int(a))
+        for o, s, a in zip(relocs.offset, relocs.symbol, relocs.addend, strict=True)
+    }
+    found = []
+    for at in range(0, len(data), KLP_RECORD.size):
+        if at not in where:
+            assert data[at : at + KLP_RECORD.size] == bytes(KLP_RECORD.size), "ends the list"
+            return found
+        _, _, kind, zero, addend = KLP_RECORD.unpack_from(data, at)
+        (place, offset), (names, start) = where[at], where[at + 8]
+        assert names == RESIDENT and zero == 0
+        name = data[start : data.index(b"\0", start)].decode()
+        found.append((place, offset, name, kind, addend))
+    raise AssertionError("no record ends the list")
+
+
+def module_and_kernel(folder: Path) -> bytes:
+    """A linked module of a unit of ext4 that refers to ext4 twice and to vmlinux once."""
+    relocs = (
+        PieceReloc(1, int(Reloc.PLT32), ref("local", 7, defined=True), -4),
+        PieceReloc(6, int(Reloc.PC32), ref("lone"), -4),
+        PieceReloc(10, int(Reloc.R32S), ref("local", 7, defined=True), 16),
+    )
+    emitted = emit(delta(function("f", relocs)), resolver("ext4"), 0)
+    assert not emitted.refused
+    (folder / "unit.o").write_bytes(emitted.data)
+    with_list(folder)
+    return (folder / "out.ko").read_bytes()
+
+
+def test_the_core_gets_what_the_loader_does_not_apply(tmp_path: Path) -> None:
+    linked = module_and_kernel(tmp_path)
+    own = [
+        (".text.f", 1, "ext4|ext4.local.12,3", Reloc.PLT32, -4),
+        (".text.f", 10, "ext4|ext4.local.12,3", Reloc.R32S, 16),
+    ]
+    with_livepatch = finish(linked, name="out.ko")
+    assert resident(with_livepatch) == own
+    assert b".klp.rela.ext4..text.f" in with_livepatch, "for the kernel's own engine"
+    without = finish(linked, name="out.ko", livepatch=False)
+    kernel = (".text.f", 6, "vmlinux|vmlinux.lone,0", Reloc.PC32, -4)
+    assert resident(without) == [own[0], kernel, own[1]]
+    assert b".klp." not in without, "the loader of such a kernel refuses them"
+
+
+def test_no_relocation_is_lost_for_want_of_a_list(tmp_path: Path) -> None:
+    module_and_kernel(tmp_path)
+    linked = link((tmp_path / "unit.o").read_bytes(), tmp_path)
+    with pytest.raises(ElfError, match=r"no section .rebootless.relocs"):
+        finish(linked, name="out.ko")
+
+
 def test_symbol_too_long_for_the_kernel(tmp_path: Path) -> None:
     long = Resolver("vmlinux", {}, frozenset(), {7: Proof("x" * 200, 0)}, Names())
     relocs = (PieceReloc(1, int(Reloc.PC32), ref("x", 7, defined=True), -4),)
@@ -225,6 +295,21 @@ def test_module_private_static_key_is_refused() -> None:
         delta(function("f", ()), jump_table("my_key", 7)), resolver("ext4", proofs=proofs), 0
     )
     assert [(r.code, r.symbol) for r in emitted.refused] == [("private-static-key", "my_key")]
+
+
+@pytest.mark.parametrize(
+    ("name", "refused", "warned"),
+    [("my_key", ["private-static-key"], []), ("__tracepoint_x", [], ["tracepoint-dropped"])],
+)
+def test_private_keys_of_a_kernel_without_livepatch(
+    name: str, refused: list[str], warned: list[str]
+) -> None:
+    without = replace(resolver(proofs={7: Proof(name, 0)}), livepatch=False)
+    emitted = emit(delta(function("f", ()), jump_table(name, 7)), without, 0)
+    assert [r.code for r in emitted.refused] == refused
+    assert [w.code for w in emitted.warnings] == warned
+    kept = parse(emitted.data, name="unit.o").section_by_name["__jump_table"]
+    assert bytes(kept.data) == bytes(range(16, 32)), "the entry of an exported key stays"
 
 
 def test_vmlinux_static_key_is_a_livepatch_relocation() -> None:

@@ -252,6 +252,10 @@ int rb_stack_check(struct task_struct *task, unsigned long *where);
 /* One more task that is left; where 0: it is not known where it is. Under rb_mutex. */
 void rb_held_add(struct rb_held *held, struct task_struct *task, unsigned long where);
 
+/* main.c: zeroed memory; may sleep. All that the core allocates comes from here. */
+void *rb_alloc(size_t size);
+void rb_free(const void *memory);
+
 /* symbols.c */
 int rb_symbols_init(void);
 /* Any function or variable of vmlinux, exported or not. NULL: not there. */
@@ -261,8 +265,13 @@ int rb_find_symbol(const char *object, const char *name, unsigned long position,
 		   unsigned long *address);
 unsigned long rb_symbol_size(unsigned long address);
 
-/* reloc.c: the relocations whose OWNER is `object` ("vmlinux" or a module's name). */
-int rb_relocate(struct rb_patch *patch, const char *object);
+/* reloc.c: the relocations whose OWNER is `owner` ("vmlinux" or a module's name). */
+int rb_relocate(struct rb_patch *patch, const char *owner);
+
+/* shadow.c: what patches ask for, see struct rebootless_patch. */
+extern const struct rebootless_services rb_services;
+bool rb_states_follow(const struct klp_patch *patch, const struct klp_patch *old);
+void rb_shadow_exit(void);		/* at the core's end: forgets all variables */
 
 /* object.c */
 int rb_objects_init(struct rb_patch *patch);
