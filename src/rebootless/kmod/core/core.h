@@ -2,8 +2,9 @@
 /*
  * rebootless_core: puts patches into the running kernel, by an engine of its own.
  *
- *	main.c		the module itself, /sys/kernel/rebootless
- *	patch.c		patches: taking in, transitions, replacing, taking off
+ *	main.c		the module itself: allocation, waiting for all CPUs
+ *	patch.c		patches: taking in, letting go
+ *	transition.c	the way from one set of patches in force to another
  *	object.c	what a patch changes in vmlinux or in a module, and when it is there
  *	symbols.c	addresses by name and position
  *	reloc.c		a patch's places that wait for addresses
@@ -26,14 +27,28 @@
 #include <linux/kobject.h>
 #include <linux/list.h>
 #include <linux/module.h>
+#include <linux/mutex.h>
 #include <linux/sched.h>
+#include <linux/workqueue.h>
 #include <rebootless_core.h>
 #include "compat.h"
 
-#define pr_prefix "rebootless: "
-
-/* Guards all that is below, but for what the redirections read. */
+/*
+ * Guards all that is below, but for what the redirections read. It is taken within
+ * the chain of module notifiers and within sysfs files of ours; so nothing that
+ * waits for one of these (register_module_notifier(), kobject_del()) may be done
+ * with it held.
+ */
 extern struct mutex rb_mutex;
+
+/*
+ * Whatever the core allocates, zeroed; NULL when there is no memory. With the module
+ * parameter fail_at=N the Nth allocation from then on fails, to test what happens.
+ * rb_fails() counts as an allocation: for calls that allocate elsewhere.
+ */
+void *rb_alloc(size_t size) __must_check;
+void rb_free(const void *memory);
+bool rb_fails(void) __must_check;
 
 struct rb_patch;
 struct rb_object;
@@ -105,16 +120,16 @@ struct rb_func {
 	struct rb_object *object;
 	struct klp_func *klp;
 	struct rb_site *site;		/* NULL while the object is not there */
-	struct kobject *kobj;
+	struct kobject kobj;
 };
 
 struct rb_object {
 	struct rb_patch *patch;
 	struct klp_object *klp;
 	struct module *module;		/* NULL: vmlinux, or not loaded */
-	bool loaded;
+	bool loaded;			/* its functions have sites */
 	bool called;			/* pre_patch has succeeded */
-	struct kobject *kobj;
+	struct kobject kobj;
 	struct rb_func *funcs;
 	unsigned int count;
 };
@@ -144,15 +159,25 @@ struct rb_stats {
 
 struct rb_patch {
 	struct list_head list;		/* rb_patches, in the order of their coming */
+	struct module *module;
 	struct klp_patch *klp;
 	const struct rebootless_reloc *relocs;
 	const struct rb_engine *engine;
 	enum rb_state state;
-	bool forced;
+	/*
+	 * Whether it is in force for tasks that have not moved, and for those that have:
+	 * site->now and site->then are the newest function whose patch says so. Both are
+	 * the same without a transition. `now` without `then`: the transition takes the
+	 * patch away (undo, replace); `then` without `now`: it brings the patch.
+	 */
+	bool now;
+	bool then;
+	bool forced;			/* tasks may be in its code for ever: keep the module */
 	struct rb_object *objects;
 	unsigned int count;
 	struct kobject kobj;
-	struct completion released;
+	struct completion released;	/* kobj and those below it are gone */
+	struct work_struct release;
 	struct rb_stats stats;
 };
 
@@ -207,7 +232,11 @@ struct rb_engine {
 	 * site settled and no CPU within a redirection that saw otherwise.
 	 */
 	void (*finish)(struct rb_transition *t);
-	/* How long to the next attempt, in jiffies, by stats.attempts. */
+	/*
+	 * How long to the next attempt, in jiffies, by stats.attempts. 0: it gives up, and
+	 * the core turns the transition back (one that goes back already is never given
+	 * up: another second then).
+	 */
 	unsigned long (*pause)(struct rb_transition *t);
 };
 
@@ -258,6 +287,7 @@ void rb_free(const void *memory);
 
 /* symbols.c */
 int rb_symbols_init(void);
+struct module *rb_find_module(const char *name);	/* NULL: not there */
 /* Any function or variable of vmlinux, exported or not. NULL: not there. */
 void *rb_kernel_symbol(const char *name);
 /* -ENOENT: not there; -EINVAL: several and position 0, or fewer than position. */
@@ -285,14 +315,19 @@ void rb_notifier_exit(void);
 int rb_sysfs_init(void);
 void rb_sysfs_exit(void);
 int rb_sysfs_add(struct rb_patch *patch);
-void rb_sysfs_remove(struct rb_patch *patch);
+void rb_sysfs_remove(struct rb_patch *patch);	/* not with rb_mutex held; waits */
 extern struct kobject *rb_kobj;			/* /sys/kernel/rebootless */
 
-/* patch.c, for sysfs.c */
+/* patch.c */
+void rb_patch_gone(struct rb_patch *patch);	/* DISABLED: lets go of it, later */
+
+/* transition.c */
+int rb_transition_enable(struct rb_patch *patch);
 int rb_patch_set_enabled(struct rb_patch *patch, bool enabled);
 int rb_patch_signal(struct rb_patch *patch);
 int rb_patch_force(struct rb_patch *patch);
-void rb_patches_exit(void);
+int rb_transition_init(void);
+void rb_transition_exit(void);
 
 /* signal.c */
 /*

@@ -1,0 +1,16 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* Not there yet. */
+#include "core.h"
+
+void rb_code_collect(struct rb_transition *t)
+{
+}
+
+int rb_stack_check(struct task_struct *task, unsigned long *where)
+{
+	return -EINVAL;
+}
+
+void rb_held_add(struct rb_held *held, struct task_struct *task, unsigned long where)
+{
+}
