@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /* The module: its parts come and go in order; memory; waiting for all CPUs. */
-#define pr_fmt(fmt) "rebootless: " fmt
-
 #include <linux/cpu.h>
 #include <linux/mm.h>
 #include <linux/slab.h>

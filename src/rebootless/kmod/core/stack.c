@@ -2,7 +2,17 @@
 /* Not there yet. */
 #include "core.h"
 
-void rb_code_collect(struct rb_transition *t)
+bool rb_stack_reliable(void)
+{
+	return false;
+}
+
+int rb_code_collect(struct rb_transition *t)
+{
+	return 0;
+}
+
+void rb_code_forget(void)
 {
 }
 
