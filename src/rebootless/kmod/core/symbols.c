@@ -11,3 +11,9 @@ void *rb_kernel_symbol(const char *name)
 {
 	return NULL;
 }
+
+int rb_find_symbol(const char *object, const char *name, unsigned long position,
+		   unsigned long *address)
+{
+	return -EOPNOTSUPP;
+}
