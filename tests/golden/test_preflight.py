@@ -70,6 +70,16 @@ def test_room_for_a_jump(unit: Unit) -> None:
     assert not has_room(unit(inner), "f")
 
 
+def test_a_kernel_without_ftrace_needs_room_for_a_jump(unit: Unit) -> None:
+    target = [Target("f", "f", 0)]
+    for traced in (None, False):
+        known = Known(traced=traced)
+        assert check_entries(unit(PLAIN), target, known, "vmlinux", ftrace=False) == Verdict()
+        tiny = unit("notrace void f(void) { }")
+        (refused,) = check_entries(tiny, target, known, "ext4", ftrace=False).refused
+        assert (refused.code, refused.symbol) == ("no-room", "f") and "of ext4" in refused.message
+
+
 def test_no_room_where_the_kernel_patches_itself(unit: Unit) -> None:
     text = 'extern char key; void notrace f(void) { asm volatile(".rept 16; nop; .endr"); }'
     assert has_room(unit(text), "f")

@@ -104,6 +104,10 @@ class FunctionChange:
     orig_symbol: int | None
 
 
+# The code of the finding that no function of an object has a fentry.
+NO_FENTRY_INFORMATION = "no-fentry-information"
+
+
 @dataclass(frozen=True)
 class Finding:
     """A refusal or a warning: a stable code, the symbol it is about, and what an author can do.

@@ -7,7 +7,7 @@ from collections import defaultdict
 from .atoms import I64, NO_ATOM, POOLED, Atom, Kind, Unit, is_inside
 from .compare import Comparison
 from .correlate import Correlation
-from .delta import Finding
+from .delta import NO_FENTRY_INFORMATION, Finding
 from .names import (
     cold_parent,
     is_boot_only,
@@ -215,7 +215,7 @@ def function_findings(
     if traced is None and changed:
         warnings.append(
             Finding(
-                "no-fentry-information",
+                NO_FENTRY_INFORMATION,
                 "",
                 "the original object has no __mcount_loc section: whether its functions can be "
                 "redirected cannot be told from it",

@@ -18,7 +18,7 @@ from ..bundle import archive, naming
 from ..compile.tree import Tree, prepare
 from ..compile.unit import UnitPair
 from ..diff import Delta
-from ..diff.delta import Finding, KernelRef
+from ..diff.delta import NO_FENTRY_INFORMATION, Finding, KernelRef
 from ..elf.model import ElfFile
 from ..elf.reader import parse as parse_elf
 from ..elf.reader import read as read_elf
@@ -175,6 +175,9 @@ def _differing(job: Job, pairs: Sequence[UnitPair]) -> list[Unit]:
             orig, patched = read_elf(pair.orig), read_elf(pair.patched)
             _check_objtool(job, pair.source, orig)
             delta = delta_of(job, pair, orig, patched)
+            if not job.kernel.has_ftrace:  # no unit has a fentry, and none is missed
+                warnings = tuple(w for w in delta.warnings if w.code != NO_FENTRY_INFORMATION)
+                delta = replaced(delta, warnings=warnings)
             if not delta.is_empty:
                 found.append(Unit(pair, orig, patched, delta))
         changed = sum(len(u.delta.changed) for u in found)
@@ -236,7 +239,7 @@ def _check_objtool(job: Job, unit: str, orig: ElfFile) -> None:
 
 def _untraceable(delta: Delta) -> list[Finding]:
     """In a kernel's own build, a unit without any fentry is built without tracing."""
-    if not any(w.code == "no-fentry-information" for w in delta.warnings):
+    if not any(w.code == NO_FENTRY_INFORMATION for w in delta.warnings):
         return []
     return [
         Finding(

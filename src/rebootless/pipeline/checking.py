@@ -29,11 +29,13 @@ def _functions(job: Job, units: Sequence[Unit]) -> Verdict:
     ticks = int(hz) if hz.isdigit() else DEFAULT_HZ
     verdict = Verdict()
     entries = {unit.pair.module: _shipped(job, unit) for unit in units}
+    ftrace = job.kernel.has_ftrace
     for unit in units:
         old, new = CodeUnit(unit.orig), CodeUnit(unit.patched)
         changed = _changed(unit)
         owner = unit.pair.module
-        verdict += preflight.check_entries(old, _targets(unit), entries[owner], owner)
+        targets = _targets(unit)
+        verdict += preflight.check_entries(old, targets, entries[owner], owner, ftrace=ftrace)
         verdict += quiescence.forecast(old, changed, hz=ticks)
         verdict += semantics.compare(old, new, changed)
     return verdict

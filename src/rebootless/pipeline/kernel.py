@@ -67,6 +67,11 @@ class ShippedKernel:
         """Whether its loader knows livepatch relocations and its own engine can apply patches."""
         return self.config.enabled("LIVEPATCH")
 
+    @property
+    def has_ftrace(self) -> bool:
+        """Whether functions begin with a place that ftrace can redirect."""
+        return self.config.enabled("DYNAMIC_FTRACE")
+
     @cached_property
     def exports(self) -> Exports:
         """What kernel and modules export."""

@@ -41,15 +41,20 @@ class Target:
 
 
 def check_entries(
-    code: CodeUnit, targets: Sequence[Target], shipped: Entries, owner: str
+    code: CodeUnit, targets: Sequence[Target], shipped: Entries, owner: str, *, ftrace: bool = True
 ) -> Verdict:
-    """Whether livepatch can redirect each function, and which other names it goes by."""
+    """Whether an engine can redirect each function, and which other names it goes by.
+
+    In a kernel with `ftrace`, through that; else by a jump, for which there must be room.
+    """
     refused, warnings = [], []
     for target in targets:
         entry = shipped.entry(target.name, target.sympos)
         if entry is None:
             continue  # run-pre matching or the resolver has said so
-        if entry.traced is False:
+        if not ftrace and not has_room(code, target.built):
+            refused.append(_no_room(target, owner))
+        elif ftrace and entry.traced is False:
             refused.append(_not_traceable(code, target, owner))
         own = _own_names(code.elf, target.built)
         others = [
@@ -96,6 +101,17 @@ def _not_traceable(code: CodeUnit, target: Target, owner: str) -> Finding:
         + (" (there is room for a jump at its entry)" if room else "")
         + "; patch a function that calls it",
         engine="atomic" if room else "",
+    )
+
+
+def _no_room(target: Target, owner: str) -> Finding:
+    name = source_name(target.built)
+    return Finding(
+        "no-room",
+        name,
+        f"the kernel has no ftrace, so that '{name}' of {owner} can only be redirected by a jump "
+        f"at its entry, and there is no room for one: it is shorter than {JUMP} bytes, jumps back "
+        "into them, or the kernel itself rewrites them; patch a function that calls it",
     )
 
 
