@@ -155,11 +155,6 @@ def _kbuild_path(folder: Path) -> Path:
             f"make cannot work in '{path}': the path has a space or a special character",
             hint="choose another folder with --workdir, or set REBOOTLESS_CACHE",
         )
-    if path.exists() and not path.is_dir():
-        raise PatchInputError(
-            f"cannot work in '{path}': it is not a folder",
-            hint="choose another one with --workdir, or remove it",
-        )
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as exc:
