@@ -76,6 +76,7 @@ struct rb_site {
 	struct ftrace_ops ops;
 #endif
 	u8 original[8];			/* the jump: what was there */
+	u8 written[8];			/* the jump: what we left there */
 	void *alias;			/* the jump: a writable mapping of ip, for a stop */
 	bool installed;
 };
@@ -102,10 +103,12 @@ struct rb_redirect {
 	void (*switched)(struct rb_site *site);
 	/*
 	 * Around a stop, for `switched`; NULL: not needed. prepare() may sleep and
-	 * fails (told in the log) where the bytes are not what they should be; settle()
+	 * fails (told in the log) where the bytes are not what they should be; ready()
+	 * looks once more with everything stopped, before any site is switched; settle()
 	 * is called for each site that was prepared.
 	 */
 	int (*prepare)(struct rb_site *site);
+	bool (*ready)(struct rb_site *site);
 	void (*settle)(struct rb_site *site);
 };
 
@@ -280,6 +283,8 @@ void rb_code_forget(void);			/* after a transition */
  * Its stack must be there (try_get_task_stack()). Does not sleep or allocate.
  */
 int rb_stack_check(struct task_struct *task, unsigned long *where);
+/* The task of a CPU that has nothing to do; NULL: the kernel's idle_task() is not found. */
+struct task_struct *rb_idle(unsigned int cpu);
 /* One more task that is left; where 0: it is not known where it is. Under rb_mutex. */
 void rb_held_add(struct rb_held *held, struct task_struct *task, unsigned long where);
 

@@ -75,7 +75,6 @@
 unsigned long rb_universe;
 static unsigned long goal;	/* 0 or 1 */
 
-RB_FUNCTION(idle_task);
 #ifdef RB_TASK_CALL_FUNC
 RB_FUNCTION(task_call_func);
 #else
@@ -224,7 +223,7 @@ static void move_idle_tasks(struct rb_transition *t)
 
 	cpus_read_lock();
 	for_each_possible_cpu(cpu) {
-		task = rb_call(idle_task)(cpu);
+		task = rb_idle(cpu);
 		if (!left_behind(task))
 			continue;
 		if (cpu_online(cpu))
@@ -341,7 +340,7 @@ static void set_all(unsigned long value)
 		set_universe(task, value);
 	rcu_read_unlock();
 	for_each_possible_cpu(cpu)
-		set_universe(rb_call(idle_task)(cpu), value);
+		set_universe(rb_idle(cpu), value);
 }
 
 static void force(struct rb_transition *t)
@@ -433,7 +432,7 @@ int rb_pertask_init(void)
 #else
 	has_pin = rb_resolve(try_invoke_on_locked_down_task);
 #endif
-	has_idle_task = rb_resolve(idle_task);
+	has_idle_task = rb_idle(0);
 	if (!has_pin || !has_idle_task)
 		return 0;
 	has_probe = probe();

@@ -1,26 +1,287 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* Not there yet. */
+/*
+ * Whose stack holds what: which code no task may be in for a transition to end, and
+ * whether a task is in it.
+ *
+ * A stack is believed only where the kernel's own unwinder vouches for each frame,
+ * as for mainline's livepatch: with ORC tables, or with frame pointers and no
+ * interrupt among the frames.
+ */
+#define pr_fmt(fmt) "rebootless: " fmt
+
+#include <linux/kallsyms.h>
+#include <linux/sched/task_stack.h>
+#include <linux/sort.h>
+#include <asm/unwind.h>
+
 #include "core.h"
+
+RB_FUNCTION(put_task_stack);
+RB_FUNCTION(idle_task);
+
+struct code {
+	unsigned long start, end;	/* [start, end) */
+};
+
+/* Sorted, and none overlaps another. */
+static struct code *ranges;
+static unsigned int count, room;
 
 bool rb_stack_reliable(void)
 {
-	return false;
+	return IS_ENABLED(CONFIG_HAVE_RELIABLE_STACKTRACE);
 }
 
-int rb_code_collect(struct rb_transition *t)
+static int add(unsigned long start, unsigned long end)
 {
+	struct code *more;
+
+	if (start >= end)
+		return 0;
+	if (count == room) {
+		more = rb_alloc((2 * room + 16) * sizeof(*more));
+		if (!more)
+			return -ENOMEM;
+		if (count)
+			memcpy(more, ranges, count * sizeof(*more));
+		rb_free(ranges);
+		ranges = more;
+		room = 2 * room + 16;
+	}
+	ranges[count++] = (struct code){ start, end };
 	return 0;
+}
+
+/* The compiler keeps a function's unlikely parts elsewhere, as NAME.cold. */
+static int add_cold(struct rb_site *site)
+{
+	struct rb_func *func = list_first_entry_or_null(&site->funcs, struct rb_func, stack);
+	unsigned long position = 0, address;
+	const char *object;
+	char *name;
+	int error;
+
+	if (!func)
+		return 0;
+	object = func->object->klp->name ?: "vmlinux";
+	name = rb_alloc(KSYM_NAME_LEN);
+	if (!name)
+		return -ENOMEM;
+	snprintf(name, KSYM_NAME_LEN, "%s.cold", func->klp->old_name);
+	error = rb_find_symbol(object, name, 0, &address);
+	if (error == -EINVAL) {		/* several functions of the name: all of their parts */
+		position = 1;
+		error = rb_find_symbol(object, name, position, &address);
+	}
+	while (!error) {
+		error = add(address, address + rb_symbol_size(address));
+		if (error || !position)
+			break;
+		error = rb_find_symbol(object, name, ++position, &address);
+	}
+	rb_free(name);
+	return error == -ENOMEM ? error : 0;
+}
+
+/*
+ * A function of a patch stands for all code of its module: the function may have
+ * jumped to a helper of it and be on no stack itself.
+ */
+static int add_module(struct rb_site *site, const void *function)
+{
+	unsigned long start, end;
+	struct rb_func *func;
+
+	list_for_each_entry(func, &site->funcs, stack) {
+		if (func->klp->new_func != function)
+			continue;
+		rb_module_text(func->object->patch->klp->mod, &start, &end);
+		return add(start, end);
+	}
+	return -ENOENT;		/* no function of a patch of ours: cannot be */
+}
+
+/*
+ * A task that was preempted on its way from a function's entry to where it leads has
+ * decided already, and the stack does not tell how.
+ */
+static int add_way(struct rb_site *site)
+{
+#ifdef CONFIG_DYNAMIC_FTRACE
+	if (IS_ENABLED(CONFIG_PREEMPTION) && site->redirect == &rb_redirect_ftrace)
+		return add(site->ops.trampoline,
+			   site->ops.trampoline + site->ops.trampoline_size);
+#endif
+	return 0;
+}
+
+static int add_common_way(void)
+{
+	unsigned long start, end;
+
+	if (!IS_ENABLED(CONFIG_PREEMPTION) || !IS_ENABLED(CONFIG_DYNAMIC_FTRACE))
+		return 0;
+	start = (unsigned long)rb_kernel_symbol("ftrace_caller");
+	end = (unsigned long)rb_kernel_symbol("return_to_handler");
+	if (!end)
+		end = (unsigned long)rb_kernel_symbol("ftrace_regs_caller_end");
+	return start ? add(start, end) : 0;
+}
+
+static int add_site(struct rb_site *site, const void *left)
+{
+	int error = add_way(site);
+
+	if (!error)
+		error = left ? add_module(site, left)
+			     : add(site->address, site->address + site->size);
+	if (!error && !left)
+		error = add_cold(site);
+	return error;
+}
+
+static int by_start(const void *a, const void *b)
+{
+	const struct code *one = a, *other = b;
+
+	return one->start < other->start ? -1 : one->start > other->start;
+}
+
+static void merge(void)
+{
+	unsigned int n, last = 0;
+
+	if (!count)
+		return;
+	sort(ranges, count, sizeof(*ranges), by_start, NULL);
+	for (n = 1; n < count; n++) {
+		if (ranges[n].start <= ranges[last].end)
+			ranges[last].end = max(ranges[last].end, ranges[n].end);
+		else
+			ranges[++last] = ranges[n];
+	}
+	count = last + 1;
 }
 
 void rb_code_forget(void)
 {
+	rb_free(ranges);
+	ranges = NULL;
+	count = 0;
+	room = 0;
+}
+
+int rb_code_collect(struct rb_transition *t)
+{
+	struct rb_site *site;
+	int error;
+
+	rb_code_forget();
+	if (!rb_resolve(put_task_stack)) {
+		pr_err("the kernel's put_task_stack() is not found\n");
+		return -EOPNOTSUPP;
+	}
+	error = add_common_way();
+	list_for_each_entry(site, &rb_sites, list) {
+		if (error)
+			break;
+		if (site->now != site->then)
+			error = add_site(site, t->reverse ? site->then : site->now);
+	}
+	if (error)
+		rb_code_forget();
+	else
+		merge();
+	return error;
+}
+
+static bool is_left(unsigned long address)
+{
+	unsigned int low = 0, high = count, middle;
+
+	while (low < high) {
+		middle = (low + high) / 2;
+		if (address < ranges[middle].start)
+			high = middle;
+		else if (address >= ranges[middle].end)
+			low = middle + 1;
+		else
+			return true;
+	}
+	return false;
+}
+
+static int check(struct task_struct *task, unsigned long *where)
+{
+	struct unwind_state state;
+	unsigned long address;
+	struct pt_regs *regs;
+
+	unwind_start(&state, task, NULL, NULL);
+	while (!unwind_done(&state) && !unwind_error(&state)) {
+		regs = unwind_get_entry_regs(&state, NULL);
+		if (regs && user_mode(regs))
+			return 0;
+		if (regs && IS_ENABLED(CONFIG_FRAME_POINTER))
+			return -EINVAL;
+		address = unwind_get_return_address(&state);
+		if (!address)
+			return -EINVAL;
+		/*
+		 * A call that does not return can be the last thing in a function, and the
+		 * return address then is the next one's. Only what an interrupt saved is the
+		 * address of the instruction itself.
+		 */
+		if (!regs)
+			address--;
+		if (is_left(address)) {
+			if (where)
+				*where = address;
+			return -EBUSY;
+		}
+		unwind_next_frame(&state);
+	}
+	return unwind_error(&state) ? -EINVAL : 0;
 }
 
 int rb_stack_check(struct task_struct *task, unsigned long *where)
 {
-	return -EINVAL;
+	int error;
+
+	if (where)
+		*where = 0;
+	if (!try_get_task_stack(task))
+		return 0;		/* dead, and never runs again */
+	error = check(task, where);
+	rb_call(put_task_stack)(task);
+	return error;
+}
+
+struct task_struct *rb_idle(unsigned int cpu)
+{
+	static bool found;
+
+	if (!found)
+		found = rb_resolve(idle_task);
+	return found ? rb_call(idle_task)(cpu) : NULL;
 }
 
 void rb_held_add(struct rb_held *held, struct task_struct *task, unsigned long where)
 {
+	static char symbol[KSYM_SYMBOL_LEN];	/* too large for a stack; under rb_mutex */
+	struct rb_holder *who;
+
+	held->left++;
+	if (held->count == RB_HELD_MAX)
+		return;
+	who = &held->who[held->count++];
+	who->pid = task_tgid_nr(task);
+	who->tid = task_pid_nr(task);
+	strscpy(who->comm, task->comm, sizeof(who->comm));
+	who->function[0] = '\0';
+	if (where) {
+		sprint_symbol_no_offset(symbol, where);
+		symbol[strcspn(symbol, " ")] = '\0';	/* the module's name follows it */
+		strscpy(who->function, symbol, sizeof(who->function));
+	}
 }
