@@ -6,12 +6,13 @@ BIN := .venv/bin
 # In this order: the quick ones first, the ones that boot kernels last.
 TESTS := $(wildcard tests/lint tests/unit tests/golden tests/archive tests/build tests/vm)
 
-.PHONY: help venv test-venv demo test unit lint bench clean
+.PHONY: help venv test-venv demo test soak unit lint bench clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    a real security fix, from source to a running kernel, in QEMU"
 	@echo "make test    every test, the ones that boot kernels included"
+	@echo "make soak    the long tests, minutes each, which make test leaves out"
 	@echo "make unit    the quick tests only (seconds, no network)"
 	@echo "make lint    style, types, layers"
 	@echo "make bench   measurements"
@@ -28,6 +29,9 @@ demo: venv
 
 test: test-venv
 	@$(BIN)/python -m pytest $(TESTS)
+
+soak: test-venv
+	@$(BIN)/python -m pytest -m soak tests
 
 unit: venv
 	@$(BIN)/python -m pytest tests/lint tests/unit

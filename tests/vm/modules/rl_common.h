@@ -1,50 +1,50 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * What the test patches have in common: one object, no callbacks, and by default one
- * function. OBJECT is NULL for the kernel proper. The module's parameter `engine` chooses
- * who puts the patch in force, as in the patches that rebootless builds.
+ * What the test patches have in common: one object, no callbacks, and any engine: as patches that
+ * rebootless makes, they go to the kernel's livepatch unless engine=NAME says otherwise.
+ * OBJECT is NULL for the kernel proper.
  */
 #ifndef RL_COMMON_H
 #define RL_COMMON_H
 
 #include <linux/kernel.h>
-#include <linux/livepatch.h>
 #include <linux/module.h>
+#include <linux/moduleparam.h>
 #include <linux/string.h>
 #include <rebootless_core.h>
 
-static char *engine = "";
-module_param(engine, charp, 0444);
+static char *rl_engine = "";
+module_param_named(engine, rl_engine, charp, 0444);
 
-static int __init rl_enable(struct klp_patch *livepatch)
+static inline int rl_enable(struct klp_patch *patch)
 {
-	const struct rebootless_patch patch = {
+	const struct rebootless_patch ours = {
 		.abi = REBOOTLESS_CORE_ABI,
-		.engine = engine,
-		.patch = livepatch,
+		.engine = rl_engine,
+		.patch = patch,
 	};
 	int (*enable)(const struct rebootless_patch *patch);
 	int error;
 
-	if (!*engine || !strcmp(engine, "livepatch"))
-		return klp_enable_patch(livepatch);
+#if IS_ENABLED(CONFIG_LIVEPATCH)
+	if (!*rl_engine || !strcmp(rl_engine, "livepatch"))
+		return klp_enable_patch(patch);
+#endif
 	enable = symbol_get(rebootless_enable_patch);
 	if (!enable)
 		return -ENOPKG;
-	error = enable(&patch);
+	error = enable(&ours);
 	symbol_put(rebootless_enable_patch);
 	return error;
 }
 
-#define RL_LIVEPATCH(object, function, replacement, replaces)		\
-	static struct klp_func rl_funcs[] = {				\
-		{ .old_name = function, .new_func = replacement, },	\
-		{ }							\
-	};								\
-	RL_FUNCTIONS(object, replaces)
+#if IS_ENABLED(CONFIG_LIVEPATCH)
+MODULE_INFO(livepatch, "Y");
+#endif
 
-/* The same with rl_funcs as the file has it. */
-#define RL_FUNCTIONS(object, replaces)					\
+/* FUNCTIONS: initialisers of struct klp_func. */
+#define RL_PATCH(object, replaces, functions...)			\
+	static struct klp_func rl_funcs[] = { functions, { } };		\
 	static struct klp_object rl_objects[] = {			\
 		{ .name = object, .funcs = rl_funcs, },			\
 		{ }							\
@@ -64,7 +64,9 @@ static int __init rl_enable(struct klp_patch *livepatch)
 	module_init(rl_init);						\
 	module_exit(rl_exit);						\
 	MODULE_DESCRIPTION("rebootless test patch");			\
-	MODULE_LICENSE("GPL");						\
-	MODULE_INFO(livepatch, "Y")
+	MODULE_LICENSE("GPL")
+
+#define RL_LIVEPATCH(object, function, replacement, replaces)		\
+	RL_PATCH(object, replaces, { .old_name = function, .new_func = replacement })
 
 #endif
