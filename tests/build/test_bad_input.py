@@ -211,7 +211,7 @@ def test_a_folder_to_work_in_that_is_none(command: Command, good: Path, tmp_path
     taken = tmp_path / "taken"
     taken.write_text("a file")
     words = ("build", good, "--kernel", "6.1.0-4242-cloud-amd64", "--workdir")
-    command(*words, taken).refused(4, str(taken), "not a folder")
+    command(*words, taken / "inside").refused(6, f"{taken}/inside", "Not a directory")
     command(*words, tmp_path / "a b").refused(4, "a b", "a space")
 
 

@@ -22,6 +22,7 @@ from rebootless.diff import Delta, diff
 from rebootless.diff.delta import PieceKind
 from rebootless.elf.model import ElfFile
 from rebootless.elf.reader import parse, read
+from rebootless.kernel.symvers import Export
 from rebootless.module.emit import EmittedUnit, emit
 from rebootless.module.resolve import Proof, Resolver
 
@@ -168,6 +169,21 @@ def test_keys_of_a_module(objects: Mapping[str, Path]) -> None:
     names = ("own_call", "maybe_call", "own_event")
     own = sum(any(name in str(r.target) for name in names) for r in before.relocs)
     assert own == 3 and kept.size == before.size - 3 * before.entsize
+
+
+def test_keys_that_a_module_exports_are_followed(objects: Mapping[str, Path]) -> None:
+    """By ordinary symbols, which the kernel's loader settles in time; private ones are refused."""
+    delta = compared(objects, "module", "module-first")
+    orig = read(objects["module"])
+    table = orig.symbols
+    proofs = {i: Proof(name, 0) for i, name in enumerate(table.names) if table.shndx[i]}
+    exports = {"own_key": Export("own_key", 0, "drivers/special", True, "")}
+    by = Resolver("special", exports, frozenset(), proofs, Everywhere(),
+                  module_read_only=lambda module, name: False)  # fmt: skip
+    unit = emit(delta, by, 0)
+    assert {(f.code, f.symbol) for f in unit.refused} == {("private-static-key", "own_fixed_key")}
+    assert ("module-needed", "own_key") in {(f.code, f.symbol) for f in unit.warnings}
+    assert "own_key" in keys_of(unit, "a_keys")
 
 
 def test_traces_of_the_kernel_stay_in_a_module(objects: Mapping[str, Path]) -> None:

@@ -14,11 +14,11 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 
 import pytest
 
+import rebootless
 from rebootless.base.events import NullMonitor
 from rebootless.base.proc import run
 from rebootless.compile import core as cores
@@ -31,10 +31,12 @@ from rebootless.provider.base import KernelFiles
 
 sys.path.insert(0, str(Path(__file__).parent))  # for the helpers; tests are imported by path
 
+KMOD = Path(rebootless.__file__).parent / "kmod"
 MODULE_SOURCES = Path(__file__).parent / "modules"
-PATCHES = ("rl_cmdline", "rl_replace", "rl_missing", "rl_warns", "rl_sleep", "rl_dummy")
-PATCHES += ("rl_halves", "rl_newer")  # what rl_newer changes, and the patch
-HEADERS = ("rebootless_core.h", "rebootless_klp.h")  # what patch modules include
+PATCHES = (
+    *("rl_cmdline", "rl_replace", "rl_missing", "rl_warns", "rl_sleep", "rl_dummy"),
+    *("rl_halves", "rl_halves_patch", "rl_threads", "rl_tick_patch", "rl_wait_patch"),
+)
 
 
 @dataclass(frozen=True)
@@ -102,12 +104,19 @@ def patches(kernel: StockKernel, tmp_path_factory: pytest.TempPathFactory) -> di
     """The test patches, built for the kernel under test."""
     folder = tmp_path_factory.mktemp("modules") / "rl"
     shutil.copytree(MODULE_SOURCES, folder)
-    for name in HEADERS:
-        header = resources.files("rebootless") / "kmod" / name
-        (folder / name).write_bytes(header.read_bytes())
+    for header in KMOD.glob("rebootless_*.h"):
+        shutil.copy(header, folder)
     with kernel.lock():
         run(kernel.command(f"M={folder}", "modules"), timeout=300)
     return {name: (folder / f"{name}.ko").read_bytes() for name in PATCHES}
+
+
+@pytest.fixture(scope="session")
+def crowd(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """programs/crowd.c, linked statically: many processes for a guest."""
+    program = tmp_path_factory.mktemp("programs") / "crowd"
+    run(["gcc", "-static", "-O2", "-o", program, Path(__file__).parent / "programs/crowd.c"])
+    return program.read_bytes()
 
 
 @pytest.fixture(scope="session")

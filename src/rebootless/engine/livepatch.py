@@ -7,7 +7,7 @@ on, no other patch on the same functions.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -127,6 +127,7 @@ def preflight(
     if not info.is_livepatch:
         raise PatchInputError(f"{label} is a kernel module, but not a live patch")
     check_kernel(info, wanted, running=release(machine), running_id=build_id(machine))
+    check_needed(info, frozenset(n for n in info.depends if machine.exists(f"/sys/module/{n}")))
     for name, wanted_id in wanted.modules:
         check_module(info.name, name, wanted_id, loaded_id=module_build_id(machine, name))
     if not machine.exists(ROOT):
@@ -152,6 +153,17 @@ def check_kernel(info: ModInfo, wanted: Wanted, *, running: str, running_id: str
             f"{info.name} was built for the {running} kernel with build-id {wanted.build_id}; the "
             f"running one has {running_id or 'none'}",
             hint="the release is the same but the kernel is another build: build for that one",
+        )
+
+
+def check_needed(info: ModInfo, present: Set[str]) -> None:
+    """Whether the modules that a patch refers to plainly are there; pure. Raises StateError."""
+    missing = [name for name in info.depends if name not in present]
+    if missing:
+        raise StateError(
+            f"{info.name} needs the module {missing[0]}, which is not loaded: it follows a static "
+            "key of it",
+            hint=f"load it first: modprobe {missing[0]}",
         )
 
 

@@ -76,6 +76,15 @@ class ModuleImage:
             )
         return position
 
+    def is_read_only(self, name: str) -> bool:
+        """Whether a symbol is data that is read-only once the module is loaded."""
+        table, sections = self.elf.symbols, self.elf.sections
+        return any(
+            sections[int(table.shndx[i])].name.startswith(".data..ro_after_init")
+            for i in self.namesakes(name)
+            if table.shndx[i] < min(len(sections), RESERVED_BASE)
+        )
+
     def directories(self, sources: Iterable[str]) -> Iterator[str]:
         """Where the module was built, as far as it says: what stands before `sources` in strings.
 

@@ -156,10 +156,7 @@ class _Emitter:
             symbol = self._section_symbol(target)
             section.relocs.append(OutReloc(where, reloc.type, symbol, start + reloc.addend))
             return
-        if self.keys.is_mirror(reloc.target):
-            resolved: Resolved | Finding = Plain(reloc.target.name)
-        else:
-            resolved = self.resolver.resolve(reloc.target)
+        resolved = self.keys.resolve(reloc.target)
         if isinstance(resolved, Finding):
             self.refused[resolved] = None
             return

@@ -2,10 +2,12 @@
 
 The loader does, in this order: livepatch relocations of vmlinux; paravirt, retpoline, return and
 alternative sites; then, module by module that is told of the new one, jump labels and static calls.
-Livepatch relocations of a *module* come after all that, maybe much later. So what an entry refers
-to must not lie in a module, and no field that such a relocation fills in may lie in code that the
-loader rewrites. Where the kernel has no livepatch this holds for vmlinux as well: the core applies
-all livepatch relocations when it applies the patch.
+Livepatch relocations of a *module* come after all that, maybe much later. So no field that such a
+relocation fills in may lie in code that the loader rewrites, and what an entry refers to must not
+be reached by one. A static key that a module exports is reached by an ordinary symbol instead: the
+kernel then loads the patch only when that module is there, and keeps the module while it is. Where
+the kernel has no livepatch, what is said of modules holds for vmlinux as well: the core applies all
+livepatch relocations when it applies the patch.
 
 A static key of the kernel that is read-only after boot is another trap: kernels before 6.13
 ("jump_label,module: Don't alloc static_key_mod for __ro_after_init keys") write to the key when a
@@ -21,7 +23,7 @@ from dataclasses import dataclass, replace
 from ..diff.delta import Finding, KernelRef, Piece, PieceKind, PieceRef, PieceReloc, PieceSymbol
 from ..diff.tables import ALTERNATIVES, TABLES
 from ..elf.constants import Reloc, SectionFlag, SectionType, SymbolType
-from .resolve import VMLINUX, Livepatch, Resolver
+from .resolve import VMLINUX, Livepatch, Plain, Resolved, Resolver
 
 MIRROR_PREFIX = "__rebootless_key_"
 MIRRORED_PREFIX = "__rebootless_keyed_"
@@ -52,6 +54,7 @@ class Keys:
     def __init__(self, pieces: Sequence[Piece], resolver: Resolver, number: int) -> None:
         self._pieces, self._resolver, self._number = pieces, resolver, number
         self._mirrors: dict[tuple[object, int], tuple[Mirror, Piece]] = {}
+        self._exported: dict[KernelRef, Plain] = {}
         self._rewritten = _rewritten(pieces)
         self.refused: dict[Finding, None] = {}
         self.warnings: dict[Finding, None] = {}
@@ -66,15 +69,17 @@ class Keys:
         """For each mirror, the pointer to the kernel's key: pieces that go into the patch."""
         return tuple(piece for _, piece in self._mirrors.values())
 
-    def is_mirror(self, ref: KernelRef) -> bool:
-        """Whether a reference is to a key that the glue code defines."""
-        return ref.name.startswith(MIRROR_PREFIX)
+    def resolve(self, ref: KernelRef) -> Resolved | Finding:
+        """The way to reach a target, with what `settle` has decided of keys."""
+        if ref.name.startswith(MIRROR_PREFIX):
+            return Plain(ref.name)
+        return self._exported.get(ref) or self._resolver.resolve(ref)
 
     def settle(self, piece: Piece) -> Piece:
-        """A table without entries whose key lives in a module, and with mirrors in place.
+        """A table without entries whose key is private to a module, and with mirrors in place.
 
         A static call still works without its entry: it goes through the trampoline. A tracepoint
-        keeps quiet in the patched function, with a warning. Any other key is refused.
+        keeps quiet in the patched function, with a warning. Any other private key is refused.
         """
         table = TABLES.get(piece.section) if piece.kind is PieceKind.TABLE else None
         if table is None or not table.keyed or not piece.entsize:  # 0: code refers to the table
@@ -82,21 +87,48 @@ class Keys:
         dropped: set[int] = set()
         relocs = []
         for reloc in piece.relocs:
-            if reloc.offset % piece.entsize == 0 or not isinstance(reloc.target, KernelRef):
+            target = reloc.target
+            if reloc.offset % piece.entsize == 0 or not isinstance(target, KernelRef):
                 relocs.append(reloc)
                 continue
-            resolved = self._resolver.resolve(reloc.target)
+            resolved = self._resolver.resolve(target)
             if not isinstance(resolved, Finding) and self._resolver.becomes_read_only(resolved):
                 if piece.section == JUMP_TABLE:
                     reloc = self._mirrored(piece, reloc, resolved)
                 else:
                     dropped.add(reloc.offset // piece.entsize)
             elif isinstance(resolved, Livepatch) and self._resolver.comes_late(resolved):
-                dropped.add(reloc.offset // piece.entsize)
-                self._judge_private_key(piece.section, resolved)
+                exported = self._exported_key(piece.section, target, resolved)
+                if exported is None:
+                    dropped.add(reloc.offset // piece.entsize)
+                    self._judge_private_key(piece.section, resolved)
+                else:
+                    reloc = replace(reloc, target=exported)
             relocs.append(reloc)
         settled = replace(piece, relocs=tuple(relocs))
         return _without_entries(settled, dropped) if dropped else settled
+
+    def _exported_key(self, section: str, ref: KernelRef, key: Livepatch) -> KernelRef | None:
+        """The reference through which the patch needs a key's module; None where it must not.
+
+        No tracepoint is worth that the patch cannot be loaded before the module.
+        """
+        plain = self._resolver.exported(ref.name, key.object) if not key.offset else None
+        if plain is None or section != JUMP_TABLE or key.name.startswith(_TRACEPOINT):
+            return None
+        if self._resolver.module_read_only(key.object, key.name):
+            return None
+        named = KernelRef(ref.name, None, defined=False, is_global=True)
+        self._exported[named] = plain
+        finding = Finding(
+            "module-needed",
+            key.name,
+            f"the static key '{key.name}' belongs to the module {key.object}: the patch can be "
+            f"loaded only while {key.object} is there, and {key.object} cannot be unloaded while "
+            "the patch is applied",
+        )
+        self.warnings[finding] = None
+        return named
 
     def _mirrored(self, piece: Piece, reloc: PieceReloc, resolved: object) -> PieceReloc:
         at = reloc.addend & ~_FLAGS

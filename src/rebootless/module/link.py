@@ -59,19 +59,22 @@ def link(
     mirrors: Sequence[Mirror] = (),
     max_symbol: int = MAX_SYMBOL,
     livepatch: bool = True,
+    symvers: Sequence[Path] = (),
 ) -> bytes:
     """Builds the patch module `name` in the empty directory `folder` and returns its bytes.
 
     `make` gives the command line of the kernel's kbuild for arguments (see `compile.tree.Tree`);
-    `livepatch` says whether that kernel has CONFIG_LIVEPATCH.
+    `livepatch` says whether that kernel has CONFIG_LIVEPATCH, `symvers` are the exports of modules
+    that are not of the kernel's tree.
     Raises CompileError with kbuild's output.
     """
     features = features_header([o.callbacks for o in objects], states)
     atomic_write(folder / "rebootless_features.h", features)
     _write_sources(name, objects, units, folder, replace, sorted(namespaces))
     atomic_write(folder / "rebootless_keys.h", _keys_header(mirrors))
+    more = f"KBUILD_EXTRA_SYMBOLS={' '.join(str(path.absolute()) for path in symvers)}"
     try:
-        run(make(f"M={folder}", "-s", "modules"), timeout=300)
+        run(make(f"M={folder}", "-s", *([more] if symvers else []), "modules"), timeout=300)
     except CommandError as exc:
         if (full := out_of_space(exc.output, folder)) is not None:
             raise full from exc

@@ -60,6 +60,11 @@ class ExportLike(Protocol):
     def namespace(self) -> str: ...
 
 
+def owner_of(export: ExportLike) -> str:
+    """ "vmlinux", or the name of the module that exports a symbol."""
+    return PurePosixPath(export.owner).name.replace("-", "_")
+
+
 class Positions(Protocol):
     """Looks up a name that only the patched code refers to."""
 
@@ -77,6 +82,11 @@ def _never(name: str, position: int) -> bool:
     return False
 
 
+def _unknown_module(module: str, name: str) -> bool:
+    """The default for `Resolver.module_read_only`: what cannot be looked at is not written to."""
+    return True
+
+
 def _nowhere(name: str) -> bool:
     """The default for `Resolver.is_exposed`: no static becomes global."""
     return False
@@ -87,7 +97,8 @@ class Resolver:
     """Resolves the references of one unit, which belongs to `object` (vmlinux or a module).
 
     `read_only` tells whether the symbol of vmlinux with a name and a livepatch position lies where
-    the kernel is read-only once it has booted; `is_exposed` whether a name is static in a unit of
+    the kernel is read-only once it has booted, `module_read_only` whether a symbol of a module
+    lies where that module is once it is loaded; `is_exposed` whether a name is static in a unit of
     the kernel and global in the patched source. `livepatch`: the kernel's loader itself applies the
     livepatch relocations of vmlinux; else they come when the patch is applied.
     """
@@ -99,6 +110,7 @@ class Resolver:
     positions: Positions
     read_only: Callable[[str, int], bool] = _never
     is_exposed: Callable[[str], bool] = _nowhere
+    module_read_only: Callable[[str, str], bool] = _unknown_module
     livepatch: bool = True
 
     def comes_late(self, target: Resolved) -> bool:
@@ -110,6 +122,13 @@ class Resolver:
         if isinstance(target, Livepatch):
             return target.object == VMLINUX and self.read_only(target.name, target.position)
         return target.name not in self.siblings and self.read_only(target.name, 0)
+
+    def exported(self, name: str, owner: str) -> Plain | None:
+        """The ordinary symbol for what the module `owner` exports; None if it exports no `name`."""
+        export = self.exports.get(name)
+        if export is None or owner_of(export) != owner:
+            return None
+        return Plain(name, export.namespace)
 
     def resolve(self, ref: KernelRef) -> Resolved | Finding:
         """The way to reach `ref`, or the refusal that says why there is none."""
@@ -137,7 +156,7 @@ class Resolver:
         return len(self.positions.positions_of(self.object, name)) == 1
 
     def _exported(self, ref: KernelRef, export: ExportLike) -> Resolved | Finding:
-        owner = PurePosixPath(export.owner).name.replace("-", "_")
+        owner = owner_of(export)
         if owner == VMLINUX:
             return Plain(ref.name, export.namespace)
         if self.object == VMLINUX:

@@ -155,11 +155,6 @@ def _kbuild_path(folder: Path) -> Path:
             f"make cannot work in '{path}': the path has a space or a special character",
             hint="choose another folder with --workdir, or set REBOOTLESS_CACHE",
         )
-    if path.exists() and not path.is_dir():
-        raise PatchInputError(
-            f"cannot work in '{path}': it is not a folder",
-            hint="choose another one with --workdir, or remove it",
-        )
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as exc:
@@ -330,6 +325,7 @@ def _emit(
         read_only=positions.read_only,
         is_exposed=is_exposed,
         livepatch=job.kernel.has_livepatch,
+        module_read_only=job.kernel.module_read_only,
     )
     return emit(unit.delta, resolver, number)
 
@@ -353,6 +349,7 @@ def _linked(job: Job, units: Sequence[Unit], tree: Tree) -> bytes:
             mirrors=[m for e in emitted for m in e.mirrors],
             max_symbol=_max_symbol(tree),
             livepatch=job.kernel.has_livepatch,
+            symvers=job.kernel.more_symvers,
         )
         check_abi(parse_elf(module, name=job.name), job.kernel.some_modules())
         (folder / "final.ko").write_bytes(module)

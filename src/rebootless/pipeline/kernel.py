@@ -98,6 +98,13 @@ class ShippedKernel:
             self._modules[name] = load_module(path)
         return self._modules[name]
 
+    def module_read_only(self, module: str, symbol: str) -> bool:
+        """Whether a module's symbol may be read-only once it is loaded: so if it cannot be told."""
+        try:
+            return self.module(module).is_read_only(symbol)
+        except NotFoundError:
+            return True
+
     def some_modules(self) -> Iterator[ModuleImage]:
         """The shipped modules, each read when it is asked for."""
         if self.files.modules is not None:

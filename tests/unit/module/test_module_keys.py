@@ -116,20 +116,59 @@ class Exported:
     namespace: str = ""
 
 
-@pytest.mark.parametrize(("owner", "refused"), [("fs/other-fs", True), ("vmlinux", False)])
-def test_exported_key(owner: str, refused: bool) -> None:
-    """The kernel's is an ordinary symbol; another module may come after the patch is settled."""
-    key = KernelRef("shared", None, defined=False, is_global=True)
+def keyed(
+    owner: str, key: KernelRef, frozen: Callable[[str, str], bool] = lambda m, n: False
+) -> EmittedUnit:
+    """A function of ext4 with a jump label, and a call, of a symbol that `owner` exports."""
     entry = label(0, 0)
-    relocs = (*entry.relocs[:2], PieceReloc(8, int(Reloc.PC64), key, 0))
-    by = Resolver("ext4", {"shared": Exported(owner)}, frozenset(), {}, Nowhere())
-    unit = emitted(function(NOP * 8), replace(entry, relocs=relocs), by=by)
-    if refused:
-        assert [(f.code, f.symbol) for f in unit.refused] == [("private-static-key", "shared")]
-        assert "the module other_fs" in unit.refused[0].message
-    else:
-        elf = parse(unit.data, name="unit.o")
-        assert not unit.refused and targets(elf, "__jump_table")[2] == ("shared", 0)
+    relocs = (*entry.relocs[:2], PieceReloc(8, int(Reloc.PC64), key, 8))
+    by = Resolver(
+        "ext4", {key.name: Exported(owner)}, frozenset(), {7: Proof("lock_me", 2)}, Nowhere(),
+        module_read_only=frozen,
+    )  # fmt: skip
+    call = PieceReloc(9, int(Reloc.PLT32), key, -4)
+    return emitted(function(NOP * 8, (call,)), replace(entry, relocs=relocs), by=by)
+
+
+SHARED = KernelRef("shared", None, defined=False, is_global=True)
+OWN_EXPORT = KernelRef("lock_me", 7, defined=True, is_global=True)
+
+
+def test_the_kernels_exported_key() -> None:
+    unit = keyed("vmlinux", SHARED)
+    assert not unit.refused and not unit.warnings
+    assert targets(parse(unit.data, name="unit.o"), "__jump_table")[2] == ("shared", 8)
+
+
+@pytest.mark.parametrize(
+    ("owner", "module", "key"),
+    [("fs/other-fs", "other_fs", SHARED), ("fs/ext4/ext4", "ext4", OWN_EXPORT)],
+)
+def test_exported_key_of_a_module_is_an_ordinary_symbol(
+    owner: str, module: str, key: KernelRef
+) -> None:
+    """Else it would be filled in when the labels are settled already; and the author is told."""
+    unit = keyed(owner, key)
+    assert not unit.refused
+    assert targets(parse(unit.data, name="unit.o"), "__jump_table")[2] == (key.name, 8)
+    assert [(w.code, w.symbol) for w in unit.warnings] == [("module-needed", key.name)]
+    assert f"while {module} is there" in unit.warnings[0].message
+
+
+@pytest.mark.parametrize(
+    ("key", "frozen"),
+    [
+        pytest.param(replace(SHARED, name="__tracepoint_x"), False, id="tracepoint"),
+        pytest.param(SHARED, True, id="read-only"),
+    ],
+)
+def test_exported_key_that_is_not_followed(key: KernelRef, frozen: bool) -> None:
+    """A tracepoint is dropped; before 6.13 the kernel would write to a key that is read-only."""
+    unit = keyed("fs/other-fs", key, lambda module, name: frozen and module == "other_fs")
+    elf = parse(unit.data, name="unit.o")
+    assert elf.section_by_name["__jump_table"].size == 0
+    codes = [f.code for f in (*unit.refused, *unit.warnings)]
+    assert codes == ["private-static-key" if frozen else "tracepoint-dropped"]
 
 
 def test_static_call_with_a_read_only_key_goes_through_its_trampoline() -> None:

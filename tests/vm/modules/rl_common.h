@@ -1,50 +1,50 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * What the test patches have in common: one object, no callbacks, and any engine: as patches that
- * rebootless makes, they go to the kernel's livepatch unless engine=NAME says otherwise.
- * OBJECT is NULL for the kernel proper.
+ * What the test patches have in common: one object, no callbacks, and by default one
+ * function. OBJECT is NULL for the kernel proper. The module's parameter `engine` chooses
+ * who puts the patch in force, as in the patches that rebootless builds.
  */
 #ifndef RL_COMMON_H
 #define RL_COMMON_H
 
 #include <linux/kernel.h>
+#include <linux/livepatch.h>
 #include <linux/module.h>
-#include <linux/moduleparam.h>
 #include <linux/string.h>
 #include <rebootless_core.h>
 
-static char *rl_engine = "";
-module_param_named(engine, rl_engine, charp, 0444);
+static char *engine = "";
+module_param(engine, charp, 0444);
 
-static inline int rl_enable(struct klp_patch *patch)
+static int __init rl_enable(struct klp_patch *livepatch)
 {
-	const struct rebootless_patch ours = {
+	const struct rebootless_patch patch = {
 		.abi = REBOOTLESS_CORE_ABI,
-		.engine = rl_engine,
-		.patch = patch,
+		.engine = engine,
+		.patch = livepatch,
 	};
 	int (*enable)(const struct rebootless_patch *patch);
 	int error;
 
-#if IS_ENABLED(CONFIG_LIVEPATCH)
-	if (!*rl_engine || !strcmp(rl_engine, "livepatch"))
-		return klp_enable_patch(patch);
-#endif
+	if (!*engine || !strcmp(engine, "livepatch"))
+		return klp_enable_patch(livepatch);
 	enable = symbol_get(rebootless_enable_patch);
 	if (!enable)
 		return -ENOPKG;
-	error = enable(&ours);
+	error = enable(&patch);
 	symbol_put(rebootless_enable_patch);
 	return error;
 }
 
-#if IS_ENABLED(CONFIG_LIVEPATCH)
-MODULE_INFO(livepatch, "Y");
-#endif
+#define RL_LIVEPATCH(object, function, replacement, replaces)		\
+	static struct klp_func rl_funcs[] = {				\
+		{ .old_name = function, .new_func = replacement, },	\
+		{ }							\
+	};								\
+	RL_FUNCTIONS(object, replaces)
 
-/* FUNCTIONS: initialisers of struct klp_func. */
-#define RL_PATCH(object, replaces, functions...)			\
-	static struct klp_func rl_funcs[] = { functions, { } };		\
+/* The same with rl_funcs as the file has it. */
+#define RL_FUNCTIONS(object, replaces)					\
 	static struct klp_object rl_objects[] = {			\
 		{ .name = object, .funcs = rl_funcs, },			\
 		{ }							\
@@ -64,9 +64,7 @@ MODULE_INFO(livepatch, "Y");
 	module_init(rl_init);						\
 	module_exit(rl_exit);						\
 	MODULE_DESCRIPTION("rebootless test patch");			\
-	MODULE_LICENSE("GPL")
-
-#define RL_LIVEPATCH(object, function, replacement, replaces)		\
-	RL_PATCH(object, replaces, { .old_name = function, .new_func = replacement })
+	MODULE_LICENSE("GPL");						\
+	MODULE_INFO(livepatch, "Y")
 
 #endif

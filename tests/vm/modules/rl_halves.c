@@ -1,75 +1,87 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * A function that calls another one. The patch rl_newer replaces both, so a call of the
- * outer function is either all old or all new; what each call was is noted here.
- *
- * /proc/rl_halves calls it as often as it is read, without end.
- * Parameters: calls; mixes (calls that were neither all old nor all new); turns (how often a call
- * was not what the call before it was, on whatever CPU).
+ * Two functions whose versions must not mix within one call, for rl_halves_patch to change
+ * both. Each write of a number N to /proc/rl_halves makes N calls; a read tells of the calls
+ * that were made through the same open file.
  */
+#include <linux/delay.h>
 #include <linux/module.h>
 #include <linux/proc_fs.h>
 #include <linux/sched.h>
-#include <linux/spinlock.h>
+#include <linux/sched/signal.h>
+#include <linux/slab.h>
+#include <linux/uaccess.h>
 
 #include "rl_halves.h"
 
-static DEFINE_SPINLOCK(lock);
-static unsigned long calls, mixes, turns;
-module_param(calls, ulong, 0444);
-module_param(mixes, ulong, 0444);
-module_param(turns, ulong, 0444);
-
-void rl_note(int outer, int inner)
+RL_WHOLE int rl_inner(int pause)
 {
-	static int last = RL_OLD;
-
-	spin_lock(&lock);
-	calls++;
-	mixes += outer != inner;
-	turns += outer != last;
-	last = outer;
-	spin_unlock(&lock);
-}
-EXPORT_SYMBOL_GPL(rl_note);
-
-RL_FUNCTION int rl_inner(void)
-{
-	return RL_OLD;
+	if (pause)
+		usleep_range(100, 200);
+	return 0;
 }
 EXPORT_SYMBOL_GPL(rl_inner);
 
-static RL_FUNCTION void rl_outer(void)
+RL_WHOLE void rl_outer(struct rl_count *count)
 {
-	cond_resched();
-	rl_note(RL_OLD, rl_inner());
-	cond_resched();
+	rl_meet(count, 0);
+}
+EXPORT_SYMBOL_GPL(rl_outer);
+
+static int halves_open(struct inode *inode, struct file *file)
+{
+	file->private_data = kzalloc(sizeof(struct rl_count), GFP_KERNEL);
+	return file->private_data ? 0 : -ENOMEM;
 }
 
-static ssize_t rl_read(struct file *file, char __user *buffer, size_t size, loff_t *offset)
+static int halves_release(struct inode *inode, struct file *file)
 {
-	int n;
+	kfree(file->private_data);
+	return 0;
+}
 
-	for (n = 0; n < 50; n++) {
-		rl_outer();
+static ssize_t halves_write(struct file *file, const char __user *text, size_t size, loff_t *at)
+{
+	unsigned long calls;
+	int error = kstrtoul_from_user(text, size, 10, &calls);
+
+	if (error)
+		return error;
+	while (calls-- && !fatal_signal_pending(current)) {
+		rl_outer(file->private_data);
 		cond_resched();
 	}
-	return clear_user(buffer, size) ? -EFAULT : size;
+	return size;
 }
 
-static const struct proc_ops rl_operations = { .proc_read = rl_read };
-
-static int __init rl_init(void)
+static ssize_t halves_read(struct file *file, char __user *to, size_t size, loff_t *at)
 {
-	return proc_create("rl_halves", 0444, NULL, &rl_operations) ? 0 : -ENOMEM;
+	struct rl_count *count = file->private_data;
+	char text[100];
+	int length = scnprintf(text, sizeof(text), "%llu %llu %llu %llu %d\n", count->calls,
+			       count->mixes, count->ups, count->downs, count->version);
+
+	return simple_read_from_buffer(to, size, at, text, length);
 }
 
-static void __exit rl_exit(void)
+static const struct proc_ops halves_ops = {
+	.proc_open = halves_open,
+	.proc_release = halves_release,
+	.proc_write = halves_write,
+	.proc_read = halves_read,
+};
+
+static int __init halves_init(void)
+{
+	return proc_create("rl_halves", 0600, NULL, &halves_ops) ? 0 : -ENOMEM;
+}
+
+static void __exit halves_exit(void)
 {
 	remove_proc_entry("rl_halves", NULL);
 }
 
-module_init(rl_init);
-module_exit(rl_exit);
-MODULE_DESCRIPTION("rebootless test: a function in two halves");
+module_init(halves_init);
+module_exit(halves_exit);
+MODULE_DESCRIPTION("rebootless test: two functions that belong together");
 MODULE_LICENSE("GPL");

@@ -1,13 +1,36 @@
 /* SPDX-License-Identifier: GPL-2.0 */
+/* What belongs together: a version of rl_outer() must only meet the same one of rl_inner(). */
 #ifndef RL_HALVES_H
 #define RL_HALVES_H
 
-enum { RL_OLD = 1, RL_NEW };
+#include <linux/types.h>
 
-/* Not inlined, and nothing is known of it where it is called. */
-#define RL_FUNCTION noinline __attribute__((__noipa__))
+/* A caller must not know what is in it. */
+#define RL_WHOLE __attribute__((__noipa__))
 
-void rl_note(int outer, int inner);
-int rl_inner(void);
+struct rl_count {
+	u64 calls;
+	u64 mixes;	/* calls in which the two were of different versions */
+	u64 ups, downs;	/* calls whose version was another one than that of the call before */
+	int version;	/* of the last call */
+};
+
+int rl_inner(int pause);
+void rl_outer(struct rl_count *count);
+
+/* One call of a version of rl_outer(): meets rl_inner() several times, and gives way. */
+static __always_inline void rl_meet(struct rl_count *count, int version)
+{
+	bool mixed = false;
+	int n;
+
+	for (n = 0; n < 3; n++)
+		mixed |= rl_inner(!(count->calls % 64) && n == 1) != version;
+	count->calls++;
+	count->mixes += mixed;
+	count->ups += version > count->version;
+	count->downs += version < count->version;
+	count->version = version;
+}
 
 #endif
