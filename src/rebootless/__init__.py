@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         test,
         undo,
         uninstall,
+        verify,
     )
 
 __all__ = [
@@ -60,6 +61,7 @@ __all__ = [
     "test",
     "undo",
     "uninstall",
+    "verify",
 ]
 
 

@@ -34,6 +34,7 @@ LAYERS = {
     "bundle": 6,
     "safety": 6,
     "engine": 7,
+    "integrity": 8,
     "lab": 8,
     "report": 8,
     "pipeline": 9,

@@ -41,6 +41,7 @@ PUBLIC = [
     "test",
     "undo",
     "uninstall",
+    "verify",
 ]
 
 FunctionLike = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef

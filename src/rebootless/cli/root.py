@@ -29,6 +29,7 @@ VERBS: dict[str, Verb] = {
     "apply": Verb("Apply a bundle to the running kernel."),
     "undo": Verb("Take an applied patch out of the running kernel."),
     "status": Verb("Show how the running kernel is patched, and what holds it up."),
+    "verify": Verb("Compare the code of the running kernel with the code that was shipped."),
     "list": Verb("List applied and installed patches."),
     "install": Verb("Have a bundle applied at every boot of its kernel."),
     "uninstall": Verb("Take back what install did."),

@@ -64,22 +64,36 @@ def find_places(lines: Iterable[str], functions: Sequence[PatchedFunction]) -> t
 
 def entries(machine: Machine, places: Sequence[Place]) -> dict[PatchedFunction, bytes]:
     """The first bytes of each function as they are in memory; empty where that may not be read."""
-    header = machine.read_at(KCORE, [(0, 64)])[0] if places else None
-    if header is None:
+    memory = open_memory(machine) if places else None
+    if memory is None:
         return {}
+    blobs = memory.read([(place.address, SIZE) for place in places])
+    return {p.function: b for p, b in zip(places, blobs, strict=True) if b is not None}
+
+
+@dataclass(frozen=True)
+class Memory:
+    """The running kernel's memory by virtual address, as /proc/kcore gives it."""
+
+    machine: Machine
+    segments: tuple[tuple[int, int, int], ...]
+
+    def read(self, spans: Sequence[tuple[int, int]]) -> list[bytes | None]:
+        """The bytes at each (address, size); None where there is no memory, or it is not read."""
+        offsets = [file_offset(self.segments, address) for address, _ in spans]
+        wanted = [(o, size) for o, (_, size) in zip(offsets, spans, strict=True) if o is not None]
+        blobs = iter(self.machine.read_at(KCORE, wanted) if wanted else [])
+        return [None if offset is None else next(blobs) for offset in offsets]
+
+
+def open_memory(machine: Machine) -> Memory | None:
+    """The running kernel's memory; None where it may not be read."""
+    header = machine.read_at(KCORE, [(0, 64)])[0]
+    if header is None:
+        return None
     count = struct.unpack_from("<H", header, 56)[0]
     table = machine.read_at(KCORE, [(struct.unpack_from("<Q", header, 32)[0], 56 * count)])[0]
-    if table is None:
-        return {}
-    segments = load_segments(table)
-    spans, wanted = [], []
-    for place in places:
-        offset = file_offset(segments, place.address)
-        if offset is not None:
-            spans.append((offset, SIZE))
-            wanted.append(place.function)
-    blobs = machine.read_at(KCORE, spans)
-    return {f: blob for f, blob in zip(wanted, blobs, strict=True) if blob is not None}
+    return None if table is None else Memory(machine, load_segments(table))
 
 
 def load_segments(table: bytes) -> tuple[tuple[int, int, int], ...]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import re
 import shlex
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from ..base.errors import ResourceError
 from ..base.fs import read_bytes
@@ -15,6 +17,8 @@ from ..engine.machine import ModuleSource
 from ..engine.refusal import load_refused, removal_refused
 from .guest import Guest
 
+DISK, BLOCK = "/dev/vda", 4096
+LARGE = 1 << 13  # bytes: more takes longer through the port than through the disk
 SAFE = re.compile(r"[^A-Za-z0-9_./,*?\[\]:@%+=-]")
 # what busybox says for an error number of init_module instead of the number's usual text
 INSMOD_TEXTS = {
@@ -35,10 +39,16 @@ class GuestMachine:
 
     name = "the guest"
 
-    def __init__(self, guest: Guest, stored: Mapping[str, str] | None = None) -> None:
-        """`stored` maps names of modules that lie in the guest already to their paths there."""
+    def __init__(
+        self, guest: Guest, stored: Mapping[str, str] | None = None, disk: Path | None = None
+    ) -> None:
+        """`stored` maps names of modules that lie in the guest already to their paths there.
+
+        `disk` is the file behind the guest's /dev/vda: what is large comes that way.
+        """
         self.guest = guest
         self.stored = dict(stored or {})
+        self.disk = disk
 
     def read_bytes(self, path: str) -> bytes | None:
         status, content = self.guest.run_bytes(f"cat {shlex.quote(path)} 2>/dev/null")
@@ -85,6 +95,8 @@ class GuestMachine:
         return [line for line in output.splitlines() if not wanted.isdisjoint(line.split())]
 
     def read_at(self, path: str, spans: Sequence[tuple[int, int]]) -> list[bytes | None]:
+        if self.disk is not None and sum(size for _, size in spans) > LARGE:
+            return self._by_disk(self.disk, path, spans)
         found: list[bytes | None] = []
         for start in range(0, len(spans), 50):
             part = spans[start : start + 50]
@@ -96,6 +108,25 @@ class GuestMachine:
             answers = self.guest.run("\n".join(lines), timeout=120).output.split("\n")
             for (_, size), text in zip(part, answers, strict=False):
                 found.append(bytes.fromhex(text) if len(text) == 2 * size else None)
+        return found
+
+    def _by_disk(
+        self, disk: Path, path: str, spans: Sequence[tuple[int, int]]
+    ) -> list[bytes | None]:
+        """Copies whole blocks to the disk, where the host reads them: 20 MB/s, the port does 0.2."""
+        blocks = [(o // BLOCK, (o + size - 1) // BLOCK + 1 - o // BLOCK) for o, size in spans]
+        firsts = [0, *itertools.accumulate(count for _, count in blocks)]
+        copies = "\n".join(
+            f"dd if={shlex.quote(path)} of={DISK} bs={BLOCK} skip={start} count={count} "
+            f"seek={to} conv=notrunc 2>&1 | grep -q ^{count}.0.records.out && echo {number}"
+            for number, ((start, count), to) in enumerate(zip(blocks, firsts, strict=False))
+        )
+        whole = {int(n) for n in self.guest.run(f"{copies}\nsync", timeout=120).output.split()}
+        found: list[bytes | None] = []
+        with disk.open("rb") as file:
+            for number, (offset, size) in enumerate(spans):
+                file.seek(firsts[number] * BLOCK + offset % BLOCK)
+                found.append(file.read(size) if number in whole else None)
         return found
 
     def load_module(self, module: ModuleSource, *, name: str, parameters: str = "") -> None:

@@ -29,7 +29,10 @@ READY = b"READY"
 
 @dataclass(frozen=True)
 class VmConfig:
-    """How to boot: the kernel image, the machine's size, extra kernel parameters, time-outs (s)."""
+    """How to boot: the kernel image, the machine's size, extra kernel parameters, time-outs (s).
+
+    `disk` is a file that the guest sees as the disk /dev/vda, with the module virtio_blk.
+    """
 
     kernel: Path
     memory_mib: int = 512
@@ -38,6 +41,7 @@ class VmConfig:
     boot_timeout: float = 120.0
     idle_timeout: int = 900
     qemu: str = "qemu-system-x86_64"
+    disk: Path | None = None
 
     def arguments(self, initramfs: Path, log: Path) -> list[str]:
         """QEMU's command line."""
@@ -52,6 +56,7 @@ class VmConfig:
             *("-nodefaults", "-no-user-config", "-kernel", str(self.kernel)),
             *("-initrd", str(initramfs), "-append", parameters),
             *("-serial", f"file:{log}", "-serial", "stdio"),
+            *(("-drive", f"file={self.disk},format=raw,if=virtio") if self.disk else ()),
         ]
 
 

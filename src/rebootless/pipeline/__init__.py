@@ -5,6 +5,7 @@
     testing     bundle -> test in QEMU    running         apply, undo, status, list, install
     scaffolding functions -> a C file
     explaining  what a patch does, why    demonstrating   the whole way
+    verifying   running code as shipped?
 
 Each is imported when it is first used: applying a bundle at boot needs no numpy and no compiler.
 """
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from .running import apply, boot, doctor, install, list_patches, status, undo, uninstall
     from .scaffolding import scaffold
     from .testing import test
+    from .verifying import verify
 
 __all__ = [
     "BuildResult",
@@ -47,6 +49,7 @@ __all__ = [
     "test",
     "undo",
     "uninstall",
+    "verify",
 ]
 
 _HOMES = {
@@ -59,6 +62,7 @@ _HOMES = {
     "objects": ("diff_objects", "inspect", "match_object"),
     "scaffolding": ("scaffold",),
     "testing": ("test",),
+    "verifying": ("verify",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
