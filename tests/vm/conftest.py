@@ -36,6 +36,7 @@ MODULE_SOURCES = Path(__file__).parent / "modules"
 PATCHES = (
     *("rl_cmdline", "rl_replace", "rl_missing", "rl_warns", "rl_sleep", "rl_dummy"),
     *("rl_halves", "rl_halves_patch", "rl_threads", "rl_tick_patch", "rl_wait_patch"),
+    "rl_poke",
 )
 
 
@@ -136,7 +137,8 @@ def boot(
     """Boots a guest: `with boot(cmdline=..., cpus=...) as lab:`.
 
     `core=True` puts the core module in: `lab.machine.load_module(b"", name="rebootless_core")`
-    loads it from /lab/patches/rebootless_core.ko.
+    loads it from /lab/patches/rebootless_core.ko. A file given as `disk` lets large reads of
+    memory go that way.
     """
 
     @contextlib.contextmanager
@@ -147,11 +149,13 @@ def boot(
         stored = {name: f"/lab/patches/{name}.ko" for name in blobs}
         files = {path: (blobs[name], 0o644) for name, path in stored.items()}
         files |= options.pop("files", {})  # type: ignore[operator]
-        image = GuestImage(kernel.modules, carry=("dummy", "loop"), files=files)
+        disk: Path | None = options.get("disk")  # type: ignore[assignment]
+        load = ("virtio_pci", "virtio_blk") if disk else ()
+        image = GuestImage(kernel.modules, load=load, carry=("dummy", "loop"), files=files)
         log = tmp_path_factory.mktemp("guest") / "console.log"
         with Vm(VmConfig(kernel.image, **options), image, log) as vm:  # type: ignore[arg-type]
             guest = Guest(vm)
-            yield Lab(vm, guest, GuestMachine(guest, stored))
+            yield Lab(vm, guest, GuestMachine(guest, stored, disk))
 
     return boot_guest
 

@@ -116,11 +116,27 @@ def file_offset(segments: Iterable[tuple[int, int, int]], address: int) -> int |
 
 def hooked(machine: Machine) -> frozenset[str] | None:
     """The names of functions whose execution ftrace may redirect now; None if it does not tell."""
+    lines = _enabled(machine)
+    return None if lines is None else parse_enabled(lines)
+
+
+def traced(machine: Machine) -> frozenset[str] | None:
+    """The names of all functions that ftrace has a hold on; None if it does not tell."""
+    lines = _enabled(machine)
+    return None if lines is None else parse_traced(lines)
+
+
+def _enabled(machine: Machine) -> str | None:
     for root in TRACING:
         blob = machine.read_bytes(f"{root}/enabled_functions")
         if blob is not None:
-            return parse_enabled(blob.decode(errors="replace"))
+            return blob.decode(errors="replace")
     return None
+
+
+def parse_traced(lines: str) -> frozenset[str]:
+    """The names in enabled_functions; pure."""
+    return frozenset(line.partition(" ")[0] for line in lines.splitlines())
 
 
 def parse_enabled(text: str) -> frozenset[str]:

@@ -193,11 +193,6 @@ def parse_probes(lines: str) -> dict[int, Probe]:
     return found
 
 
-def parse_hooked(lines: str) -> frozenset[str]:
-    """The names of all functions that something is hooked to by ftrace; pure."""
-    return frozenset(line.partition(" ")[0] for line in lines.splitlines())
-
-
 def parse_modules(lines: str) -> tuple[tuple[int, int, str], ...]:
     """(start, end, name) of the loaded modules, of /proc/modules; pure."""
     found = []
@@ -244,8 +239,6 @@ def read(
         if fields[-1] in own:
             own[fields[-1]].append(int(fields[0], 16))
     probes = machine.read_bytes(PROBES)
-    lines = [machine.read_bytes(f"{root}/enabled_functions") for root in text.TRACING]
-    hooked = next((found for found in lines if found is not None), None)
     return Live(
         words=words(memory, wanted),
         static_keys=tables.trampoline_keys,
@@ -260,7 +253,7 @@ def read(
         direct=frozenset(own[BPF]),
         probe_pages=tuple(sorted(own[KPROBES])),
         probes=None if probes is None else parse_probes(probes.decode(errors="replace")),
-        hooked=None if hooked is None else parse_hooked(hooked.decode(errors="replace")),
+        hooked=text.traced(machine),
         modules=parse_modules(read_text(machine, "/proc/modules") or ""),
         redirected=redirections(machine, livepatches(machine)),
     )

@@ -19,8 +19,9 @@ static u8 *alias;
 
 static struct page *page_of(void *address)
 {
-	return is_vmalloc_or_module_addr(address) ? vmalloc_to_page(address) :
-						    pfn_to_page(__pa_symbol(address) >> PAGE_SHIFT);
+	if ((unsigned long)address >= MODULES_VADDR)
+		return vmalloc_to_page(address);
+	return pfn_to_page(__pa_symbol(address) >> PAGE_SHIFT);
 }
 
 static void turn_over(void)

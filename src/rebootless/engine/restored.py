@@ -1,0 +1,55 @@
+"""Right after an undo: does any function of the patch still lead to it?
+
+Needs no image: the beginning of each function is looked at while the patch is in force, and again
+afterwards. `rebootless verify` compares all code with the shipped image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from . import text
+from .machine import Machine
+from .status import LivePatch, PatchedFunction
+
+BRANCHES = (0xE8, 0xE9)  # call, jmp
+PLACES = (0, 4, 5, 9)  # where a redirection may be: at the entry, behind endbr64, behind the fentry
+
+
+@dataclass(frozen=True)
+class Entries:
+    """The functions of a patch while it is in force: where they are, and how they begin."""
+
+    places: tuple[text.Place, ...]
+    codes: Mapping[PatchedFunction, bytes]
+
+
+def look(machine: Machine, patch: LivePatch) -> Entries:
+    """Looks at the functions of a patch; at none where the kernel's memory may not be read."""
+    places = text.locate(machine, patch.functions)
+    return Entries(places, text.entries(machine, places))
+
+
+def still_redirected(
+    machine: Machine, before: Entries, others: Sequence[LivePatch]
+) -> tuple[PatchedFunction, ...]:
+    """The functions that still lead elsewhere; `others` are the patches that are there now.
+
+    Those that another patch or a tracer holds are left out: what is there is theirs.
+    """
+    after = text.entries(machine, before.places)
+    suspects = [f for f, code in before.codes.items() if f in after and remains(code, after[f])]
+    if not suspects:
+        return ()
+    held = {f.key for patch in others for f in patch.functions}
+    traced = text.traced(machine) or frozenset()
+    return tuple(f for f in suspects if f.key not in held and f.name not in traced)
+
+
+def remains(before: bytes, after: bytes) -> bool:
+    """Whether the branch with which a function began while it was redirected is still there; pure.
+
+    Taking it away changes the beginning, whatever stands behind it.
+    """
+    return before == after and any(before[at] in BRANCHES for at in PLACES if at < len(before))

@@ -1,0 +1,109 @@
+"""Verifying the code of a real kernel: what it changes itself is no difference, all else is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from rebootless.engine import livepatch
+from rebootless.integrity.report import Report
+from rebootless.pipeline.verifying import verify
+
+pytestmark = pytest.mark.vm
+
+Verify = Callable[[], Report]
+TRACING = "/sys/kernel/tracing"
+# Never called here, so that spoiling it does no harm.
+VICTIM, OFFSET = "version_proc_show", 12
+
+
+@pytest.fixture(scope="module")
+def shared_lab(boot, tmp_path_factory) -> Iterator:
+    disk = tmp_path_factory.mktemp("disk") / "disk"
+    with disk.open("wb") as file:
+        file.truncate(64 << 20)
+    with boot(cpus=2, disk=disk) as lab:
+        lab.guest.check("insmod /lib/modules/dummy.ko")
+        yield lab
+
+
+@pytest.fixture
+def check(lab, kernel) -> Verify:
+    """Verifies the guest."""
+    return lambda: verify(image=kernel.image, modules=kernel.modules, machine=lab.machine)
+
+
+def rewritten(report: Report, kind: str) -> int:
+    """How many sites of a kind are not as shipped."""
+    return sum(k.altered for v in report.verdicts for k in v.kinds if k.name == kind)
+
+
+def assert_clean(report: Report) -> None:
+    assert [d for v in report.verdicts for d in v.differences] == []
+    assert [u for v in report.verdicts for u in v.undecided] == []
+
+
+def test_a_stock_kernel_is_as_shipped(check: Verify) -> None:
+    report = check()
+    assert_clean(report)
+    assert {v.object for v in report.verdicts} >= {"vmlinux", "dummy", "virtio_blk"}
+    assert report.skipped == ()
+    for kind in ("return", "alternative", "static-call", "static-branch", "fentry"):
+        assert rewritten(report, kind) > 50, kind
+
+
+def test_tracepoints_tracers_and_kprobes_are_accounted_for(lab, check: Verify) -> None:
+    before = check()
+    probes = f"p:one {VICTIM}+0x10\\np:two uptime_proc_show\\np:three dummy:dummy_xmit+0x10"
+    lab.guest.check(
+        f"cd {TRACING}; printf 'vfs_*\\ndummy_*\\n' >set_ftrace_filter;"
+        "echo function >current_tracer;"
+        "echo 1 >events/sched/sched_switch/enable;"
+        f"printf '{probes}\\n' >kprobe_events; echo 1 >events/kprobes/enable; sleep 1"
+    )
+    listed = lab.guest.check("cat /sys/kernel/debug/kprobes/list")
+    busy = check()
+    lab.guest.check(
+        f"cd {TRACING}; echo 0 >events/kprobes/enable; echo >kprobe_events;"
+        "echo 0 >events/enable; echo nop >current_tracer; echo >set_ftrace_filter"
+    )
+    assert_clean(busy)
+    assert rewritten(busy, "kprobe") == 2, listed  # that at the entry is ftrace's
+    assert rewritten(busy, "static-branch") > rewritten(before, "static-branch")
+    assert_clean(check())
+
+
+def test_a_live_patch_is_told_and_no_difference(lab, patches, check: Verify) -> None:
+    livepatch.apply(lab.machine, patches["rl_cmdline"])
+    livepatch.apply(lab.machine, patches["rl_dummy"])
+    report = check()
+    undone = [livepatch.undo(lab.machine, name) for name in ("rl_dummy", "rl_cmdline")]
+    assert_clean(report)
+    assert [(r.object, r.function, r.patches) for v in report.verdicts for r in v.redirected] == [
+        ("dummy", "dummy_get_stats64", ("rl_dummy",)),
+        ("vmlinux", "cmdline_proc_show", ("rl_cmdline",)),
+    ] or [(r.object, r.function, r.patches) for v in report.verdicts for r in v.redirected] == [
+        ("vmlinux", "cmdline_proc_show", ("rl_cmdline",)),
+        ("dummy", "dummy_get_stats64", ("rl_dummy",)),
+    ]
+    assert {s.object for s in report.skipped} == {"rl_cmdline", "rl_dummy"}
+    assert [u.still_redirected for u in undone] == [(), ()]
+    assert_clean(check())
+
+
+@pytest.mark.parametrize("target", [f"vmlinux {VICTIM}", "dummy dummy_xmit"])
+def test_spoiled_code_is_told_by_function_and_bytes(lab, check: Verify, target: str) -> None:
+    owner, function = target.split()
+    name = function if owner == "vmlinux" else f"{owner}:{function}"
+    lab.machine.load_module(b"", name="rl_poke", parameters=f"name={name} offset={OFFSET} count=2")
+    report = check()
+    lab.machine.remove_module("rl_poke")
+    (found,) = [d for v in report.verdicts for d in v.differences]
+    assert (found.object, found.function) == (owner, function)
+    assert found.offset <= OFFSET < found.offset + found.size
+    at = OFFSET - found.offset
+    turned = bytes(b ^ 0xFF for b in found.expected[at : at + 2])
+    assert found.found == found.expected[:at] + turned + found.expected[at + 2 :]
+    assert found.expected_code
+    assert_clean(check())
