@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -20,6 +20,7 @@ U8 = npt.NDArray[np.uint8]
 U64 = npt.NDArray[np.uint64]
 I64 = npt.NDArray[np.int64]
 NO_BYTES: U8 = np.empty(0, np.uint8)
+NO_PLACES: U64 = np.empty(0, np.uint64)
 
 
 @dataclass(frozen=True)
@@ -70,11 +71,15 @@ class Names:
 
 @dataclass(frozen=True)
 class Code:
-    """One object ('vmlinux' or a module) as it should be in memory."""
+    """One object ('vmlinux' or a module) as it should be in memory.
+
+    `blind` are the addresses of 32-bit fields whose right content is not known.
+    """
 
     name: str
     sections: tuple[Placed, ...]
     names: Names
+    blind: U64 = field(default_factory=lambda: NO_PLACES)
 
     @cached_property
     def _placed(self) -> tuple[list[int], list[Placed]]:

@@ -124,6 +124,7 @@ def judge(
         holders.fentries(region, tables.fentries, code.names, live),
         holders.branches(region, code.names),
         holders.filled(region, code.names),
+        holders.blind(region, code.blind),
         redirected,
     ]
     still = region.differs.copy()

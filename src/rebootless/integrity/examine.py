@@ -25,6 +25,7 @@ from .region import Region
 from .tables import Tables
 
 LOOKS = 3  # at code that differs: it may be changing right now
+EXPORT = "__ksymtab_"  # what the symbol of an export's entry begins with
 PAUSE = 0.3  # seconds between looks
 FindModule = Callable[[str], ModuleImage | None]
 
@@ -78,12 +79,10 @@ class Examiner:
             return Skipped(name, "the kernel does not tell where its sections are")
         try:
             own = self._modules.get(name, {})
-            loaded = modules.load(image, sections, own, self._resolve)
+            code = modules.load(image, sections, own, self._resolve)
         except ElfError as exc:
             return Skipped(name, exc.message)
-        if loaded.unknown:
-            return Skipped(name, f"where it finds {', '.join(loaded.unknown[:3])} is not known")
-        return self._judge(loaded.code, Tables(loaded.code, self.tables.layouts))
+        return self._judge(code, Tables(code, self.tables.layouts))
 
     # --- one object -----------------------------------------------------------------------
 
@@ -159,10 +158,10 @@ class Examiner:
         """What modules may refer to: global symbols of the kernel, exported ones of modules."""
         table = self.symbols.table
         found = {}
-        for line in self._foreign:
-            fields = line.split()
-            if fields[1].isupper():
-                found[fields[2]] = int(fields[0], 16)
+        for symbols in self._modules.values():
+            for name, address in symbols.items():
+                if EXPORT + name in symbols:
+                    found[name] = address
         upper = np.nonzero((table.types >= ord("A")) & (table.types <= ord("Z")))[0]
         for index in upper.tolist():
             address = int(table.addresses[index])

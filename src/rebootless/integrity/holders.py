@@ -174,6 +174,15 @@ def filled(region: Region, names: Names) -> Ruling:
     return undecided_ruling("hypercall", len(places), undecided, region)
 
 
+def blind(region: Region, places: U64) -> Ruling:
+    """Fields that refer to what the kernel does not tell the address of: not decided."""
+    places = places[region.inside(places, 4)]
+    fours = np.full(len(places), 4, np.int64)
+    differing = places[region.altered(region.offsets(places), fours)]
+    listed = [Wrong(int(p), 4, "refers to what the kernel does not tell") for p in differing]
+    return undecided_ruling("reference", len(places), listed, region)
+
+
 def undecided_ruling(kind: str, sites: int, undecided: Iterable[Wrong], region: Region) -> Ruling:
     """A ruling that lets sites pass without a judgement."""
     listed = tuple(undecided)

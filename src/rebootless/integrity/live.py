@@ -15,7 +15,7 @@ from .region import CALL, JMP
 from .tables import Tables
 
 PAGE = 4096
-NEAR = 16 * PAGE  # pages of one read may be this far apart
+NEAR = 1 << 20  # bytes: words that are as near to each other are read at once
 REGISTERS = (
     *("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi"),
     *(f"r{number}" for number in range(8, 16)),

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -11,9 +10,8 @@ from ..base.errors import ElfError
 from ..elf.constants import RESERVED_BASE, SHN_ABS, SHN_UNDEF, Binding, Reloc, SymbolType
 from ..elf.model import ElfFile, Section
 from ..kernel.modules import ModuleImage
-from .code import U8, U64, Code, Names, Placed
+from .code import NO_PLACES, U8, U64, Code, Names, Placed
 
-PER_CPU = ".data..percpu"
 FAR = 1 << 28  # where sections are put that are not in memory any more: out of the way, in reach
 WIDE, NARROW = "<u8", "<u4"
 FIELDS = {
@@ -29,38 +27,33 @@ READ = (".altinstr", ".parainstructions", ".retpoline_sites", ".return_sites", "
         "runtime_")  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Loaded:
-    """A module's code in memory, and the symbols that nothing is known of, by name."""
-
-    code: Code
-    unknown: tuple[str, ...]
-
-
 def load(
     image: ModuleImage,
     sections: Mapping[str, int],
     symbols: Mapping[str, int],
     resolve: Callable[[str], int | None],
-) -> Loaded:
+) -> Code:
     """Places a module's sections and fills in the addresses in them; pure.
 
     `sections` are the running addresses of its sections and `symbols` of its symbols, both as the
-    kernel shows them; `resolve` knows the addresses of what other objects export. Raises ElfError
-    for relocations that the kernel would not take either.
+    kernel shows them; `resolve` knows the addresses of what other objects export. Fields that refer
+    to what is in none of them are `blind` in the code. Raises ElfError for relocations that the
+    kernel would not take either.
     """
     elf = image.elf
-    places = _places(elf, sections, symbols)
-    values, unknown = _values(elf, places, resolve)
-    placed = []
+    places, known = _places(elf, sections, symbols)
+    values, unknown = _values(elf, places, known, resolve)
+    placed, blind = [], []
     for section in elf.sections:
         stays = section.is_exec and section.name in sections and not _is_init(section)
         if section.is_alloc and (stays or section.name.startswith(READ)):
             data = relocated(elf, section, places[section.index], values)
             placed.append(Placed(section.name, places[section.index], data, stays))
-    used = _used(elf, [s for s in elf.sections if s.is_exec and not _is_init(s)])
-    missing = tuple(sorted({name for index, name in unknown.items() if index in used}))
-    return Loaded(Code(image.name, tuple(placed), _names(elf, places)), missing)
+            relocs = elf.relocations(section)
+            fields = relocs.offset[np.isin(relocs.symbol, unknown)]
+            blind.append(fields + np.uint64(places[section.index]))
+    names = _names(elf, places)
+    return Code(image.name, tuple(placed), names, np.concatenate(blind) if blind else NO_PLACES)
 
 
 def relocated(elf: ElfFile, section: Section, address: int, values: U64) -> U8:
@@ -89,56 +82,61 @@ def _is_init(section: Section) -> bool:
 
 def _places(
     elf: ElfFile, sections: Mapping[str, int], symbols: Mapping[str, int]
-) -> dict[int, int]:
-    """The running address of each section that takes memory, by index."""
-    places = {}
+) -> tuple[dict[int, int], frozenset[int]]:
+    """The running address of each section that takes memory, by index; which of them are known.
+
+    The kernel does not list sections that are empty or per CPU; symbols in them may tell.
+    """
+    places, known = {}, set()
     free = (min(sections.values(), default=0) + FAR) & ~0xFFF
     for section in elf.sections:
         if not section.is_alloc:
             continue
-        if section.name in sections:
-            places[section.index] = sections[section.name]
-        elif section.name == PER_CPU and (base := _base(elf, section, symbols)) is not None:
-            places[section.index] = base
+        address = sections.get(section.name)
+        if address is None:
+            address = _base(elf, section, symbols)
+        if address is not None:
+            known.add(section.index)
         else:
-            places[section.index] = free
+            address = free
             free += (section.size + 0xFFF) & ~0xFFF
-    return places
+        places[section.index] = address
+    return places, frozenset(known)
 
 
 def _base(elf: ElfFile, section: Section, symbols: Mapping[str, int]) -> int | None:
-    """Where a section is that the kernel shows only by its symbols."""
+    """Where a section is, by a symbol in it whose name the module has once."""
     for index in elf.symbols_in_section.get(section.index, ()):
         symbol = elf.symbols[int(index)]
-        if symbol.name in symbols and len(elf.symbols.by_name[symbol.name]) == 1:
+        if symbol.name in symbols and len(elf.symbols.by_name.get(symbol.name, ())) == 1:
             return symbols[symbol.name] - symbol.value
     return None
 
 
 def _values(
-    elf: ElfFile, places: Mapping[int, int], resolve: Callable[[str], int | None]
-) -> tuple[U64, dict[int, str]]:
-    """The running value of every symbol; the names of those that are not known, by index."""
+    elf: ElfFile,
+    places: Mapping[int, int],
+    known: frozenset[int],
+    resolve: Callable[[str], int | None],
+) -> tuple[U64, list[int]]:
+    """The running value of every symbol, and the indices of those whose value is not known."""
     table = elf.symbols
     values = table.value.copy()
-    unknown: dict[int, str] = {}
+    unknown = []
     for index in range(1, len(table)):
         owner = int(table.shndx[index])
         if owner == SHN_UNDEF:
             address = resolve(table.names[index])
             if address is None and table.binding[index] != Binding.WEAK:
-                unknown[index] = table.names[index]
+                unknown.append(index)
             values[index] = address or 0
         elif owner in places:
             values[index] += np.uint64(places[owner])
+            if owner not in known:
+                unknown.append(index)
         elif owner >= RESERVED_BASE and owner != SHN_ABS:
-            unknown[index] = table.names[index]
+            unknown.append(index)
     return values, unknown
-
-
-def _used(elf: ElfFile, sections: Sequence[Section]) -> frozenset[int]:
-    """The symbols that sections refer to."""
-    return frozenset(s for section in sections for s in elf.relocations(section).symbol.tolist())
 
 
 def _names(elf: ElfFile, places: Mapping[int, int]) -> Names:
