@@ -13,8 +13,8 @@ from rebootless.base.errors import (
     StateError,
     WrongKernelError,
 )
-from rebootless.engine import livepatch, status, text
-from rebootless.engine.livepatch import Wanted
+from rebootless.engine import patching, status, text
+from rebootless.engine.checks import Wanted
 from rebootless.engine.status import PatchedFunction
 from rebootless.engine.transition import OnTimeout, Policy
 
@@ -40,7 +40,7 @@ def test_apply_and_undo(lab, patches):
     code = text.entries(lab.machine, places)
     assert len(code) == 2
     wanted = Wanted(build_id=status.status(lab.machine).build_id, functions=(CMDLINE,))
-    applied = livepatch.apply(lab.machine, patches["rl_cmdline"], wanted=wanted)
+    applied = patching.apply(lab.machine, patches["rl_cmdline"], wanted=wanted)
     assert cmdline(lab) == "rebootless was here"
     assert applied.transition.kernel_ms is not None
     assert applied.waiting == ()
@@ -49,7 +49,7 @@ def test_apply_and_undo(lab, patches):
     found = status.status(lab.machine)
     assert [(p.name, p.state) for p in found.livepatches] == [("rl_cmdline", "applied")]
     assert {flag.letter for flag in found.taint.flags} == set("OEK")
-    undone = livepatch.undo(lab.machine, "rl_cmdline")
+    undone = patching.undo(lab.machine, "rl_cmdline")
     assert undone.remains == ()
     assert cmdline(lab) == before
     assert text.entries(lab.machine, places) == code
@@ -58,63 +58,63 @@ def test_apply_and_undo(lab, patches):
 
 def test_a_patch_can_be_loaded_again_after_undo(lab, patches):
     for _ in range(3):
-        livepatch.apply(lab.machine, patches["rl_cmdline"])
+        patching.apply(lab.machine, patches["rl_cmdline"])
         assert cmdline(lab) == "rebootless was here"
-        livepatch.undo(lab.machine, "rl_cmdline")
+        patching.undo(lab.machine, "rl_cmdline")
 
 
 def test_a_module_goes_over_the_wire_when_the_guest_has_it_not(lab, patches):
     stored = lab.machine.stored.pop("rl_cmdline")
     try:
-        livepatch.apply(lab.machine, patches["rl_cmdline"])
+        patching.apply(lab.machine, patches["rl_cmdline"])
     finally:
         lab.machine.stored["rl_cmdline"] = stored
     assert cmdline(lab) == "rebootless was here"
-    livepatch.undo(lab.machine, "rl_cmdline")
+    patching.undo(lab.machine, "rl_cmdline")
 
 
 def test_apply_twice_and_undo_of_nothing(lab, patches):
-    livepatch.apply(lab.machine, patches["rl_cmdline"])
+    patching.apply(lab.machine, patches["rl_cmdline"])
     with pytest.raises(StateError, match="already applied"):
-        livepatch.apply(lab.machine, patches["rl_cmdline"])
-    livepatch.undo(lab.machine, "rl_cmdline")
+        patching.apply(lab.machine, patches["rl_cmdline"])
+    patching.undo(lab.machine, "rl_cmdline")
     with pytest.raises(StateError, match="no live patch rl_cmdline"):
-        livepatch.undo(lab.machine, "rl_cmdline")
+        patching.undo(lab.machine, "rl_cmdline")
 
 
 def test_a_conflicting_patch_is_refused_and_an_atomic_replace_takes_over(lab, patches):
-    livepatch.apply(lab.machine, patches["rl_cmdline"])
+    patching.apply(lab.machine, patches["rl_cmdline"])
     with pytest.raises(StateError, match="rl_cmdline already patches cmdline_proc_show"):
-        livepatch.apply(lab.machine, patches["rl_warns"], wanted=Wanted(functions=(CMDLINE,)))
+        patching.apply(lab.machine, patches["rl_warns"], wanted=Wanted(functions=(CMDLINE,)))
     wanted = Wanted(functions=(CMDLINE,), replace=True)
-    applied = livepatch.apply(lab.machine, patches["rl_replace"], wanted=wanted)
+    applied = patching.apply(lab.machine, patches["rl_replace"], wanted=wanted)
     assert applied.replaced == ("rl_cmdline",)
     assert cmdline(lab) == "rebootless came again"
     assert "rl_cmdline" not in lab.guest.run("cat /proc/modules").output
-    livepatch.undo(lab.machine, "rl_replace")
+    patching.undo(lab.machine, "rl_replace")
     assert "console=ttyS0" in cmdline(lab)
 
 
 def test_a_module_loaded_later_gets_its_patch(lab, patches):
-    applied = livepatch.apply(lab.machine, patches["rl_dummy"])
+    applied = patching.apply(lab.machine, patches["rl_dummy"])
     assert applied.waiting == ("dummy",)
     lab.guest.check("insmod /lib/modules/dummy.ko")
     assert lab.guest.check("cat /sys/class/net/dummy0/statistics/tx_packets") == "4242\n"
     assert status.livepatches(lab.machine)[0].objects[0].patched is True
-    livepatch.undo(lab.machine, "rl_dummy")
+    patching.undo(lab.machine, "rl_dummy")
     assert lab.guest.check("cat /sys/class/net/dummy0/statistics/tx_packets") == "0\n"
     lab.guest.check("rmmod dummy")
 
 
 def test_the_wrong_build_id_is_refused_before_anything_is_loaded(lab, patches):
     with pytest.raises(WrongKernelError, match="build-id 1234"):
-        livepatch.apply(lab.machine, patches["rl_cmdline"], wanted=Wanted(build_id="1234"))
+        patching.apply(lab.machine, patches["rl_cmdline"], wanted=Wanted(build_id="1234"))
     assert status.livepatches(lab.machine) == ()
 
 
 def test_the_kernel_s_reason_is_told(lab, patches):
     with pytest.raises(KernelRefusedError, match=r"'rl_no_such_function' not found.*EINVAL"):
-        livepatch.apply(lab.machine, patches["rl_missing"])
+        patching.apply(lab.machine, patches["rl_missing"])
 
 
 def test_a_damaged_module_is_refused_with_a_reason(lab, patches):
@@ -124,7 +124,7 @@ def test_a_damaged_module_is_refused_with_a_reason(lab, patches):
     stored = lab.machine.stored.pop("rl_cmdline")
     try:
         with pytest.raises(KernelRefusedError, match=r"version magic.*ENOEXEC"):
-            livepatch.apply(lab.machine, changed)
+            patching.apply(lab.machine, changed)
     finally:
         lab.machine.stored["rl_cmdline"] = stored
 
@@ -150,7 +150,7 @@ def test_a_blocked_transition_is_named_and_reversed(lab, patches):
     watcher = threading.Thread(target=watch)
     watcher.start()
     with pytest.raises(StalledError, match=rf"1 task: {pid} sleep in hrtimer_nanosleep.*reversed"):
-        livepatch.apply(lab.machine, patches["rl_sleep"], policy=Policy(wait=6))
+        patching.apply(lab.machine, patches["rl_sleep"], policy=Policy(wait=6))
     watcher.join()
     assert [p.state for p in seen[0].livepatches] == ["applying"]
     assert [(b.pid, b.comm, b.in_function) for b in seen[0].blockers] == [
@@ -169,29 +169,29 @@ def test_a_transition_ends_when_the_blocker_does(lab, patches):
 
     watcher = threading.Thread(target=end_the_blocker)
     watcher.start()
-    applied = livepatch.apply(lab.machine, patches["rl_sleep"], policy=Policy(wait=60))
+    applied = patching.apply(lab.machine, patches["rl_sleep"], policy=Policy(wait=60))
     watcher.join()
     assert [b.pid for b in applied.transition.blockers] == [pid]
     lab.guest.check("sleep 1")
-    livepatch.undo(lab.machine, "rl_sleep")
+    patching.undo(lab.machine, "rl_sleep")
 
 
 def test_the_kernel_s_own_signals_end_it_and_the_sleeper_sleeps_on(lab, patches):
     pid = sleeper(lab)
-    applied = livepatch.apply(lab.machine, patches["rl_sleep"], policy=Policy(wait=120))
+    applied = patching.apply(lab.machine, patches["rl_sleep"], policy=Policy(wait=120))
     assert applied.transition.seconds > 10
     assert lab.guest.run(f"kill {pid}").status == 0
-    livepatch.undo(lab.machine, "rl_sleep")
+    patching.undo(lab.machine, "rl_sleep")
 
 
 def test_a_stalled_apply_that_is_left_can_be_undone(lab, patches):
     pid = sleeper(lab)
     with pytest.raises(StalledError, match="goes on trying"):
-        livepatch.apply(lab.machine, patches["rl_sleep"], policy=Policy(2, OnTimeout.LEAVE))
+        patching.apply(lab.machine, patches["rl_sleep"], policy=Policy(2, OnTimeout.LEAVE))
     assert status.livepatches(lab.machine)[0].state == "applying"
     with pytest.raises(StateError, match="busy applying rl_sleep"):
-        livepatch.apply(lab.machine, patches["rl_cmdline"])
-    assert livepatch.undo(lab.machine, "rl_sleep").remains == ()
+        patching.apply(lab.machine, patches["rl_cmdline"])
+    assert patching.undo(lab.machine, "rl_sleep").remains == ()
     lab.guest.check(f"kill {pid}")
 
 
@@ -199,25 +199,25 @@ def test_forced_transitions_end_and_a_forced_undo_leaves_the_module(boot, patche
     with boot() as lab:
         force = Policy(2, OnTimeout.FORCE)
         old = sleeper(lab)
-        applied = livepatch.apply(lab.machine, patches["rl_sleep"], policy=force)
+        applied = patching.apply(lab.machine, patches["rl_sleep"], policy=force)
         assert applied.transition.outcome == "forced"
         assert [blocker.pid for blocker in applied.transition.blockers] == [old]
         assert applied.patch.state == "applied"
         new = sleeper(lab)  # sleeps in the patch's own function
-        undone = livepatch.undo(lab.machine, "rl_sleep", policy=force)
+        undone = patching.undo(lab.machine, "rl_sleep", policy=force)
         assert undone.transition is not None
         assert undone.transition.outcome == "forced"
         assert undone.remains == ("cannot remove module rl_sleep: it is in use [EAGAIN]",)
         lab.guest.check(f"kill {old} {new}")
         with pytest.raises(StateError, match="rl_sleep is loaded, and is not in force"):
-            livepatch.apply(lab.machine, patches["rl_sleep"])
+            patching.apply(lab.machine, patches["rl_sleep"])
 
 
 def test_modules_disabled(boot, patches):
     with boot() as lab:
         lab.guest.check("echo 1 >/proc/sys/kernel/modules_disabled")
         with pytest.raises(KernelRefusedError, match=r"modules_disabled=1.*EPERM"):
-            livepatch.apply(lab.machine, patches["rl_cmdline"])
+            patching.apply(lab.machine, patches["rl_cmdline"])
 
 
 def test_lockdown(boot, patches):
@@ -225,7 +225,7 @@ def test_lockdown(boot, patches):
         boot(cmdline="lockdown=integrity") as lab,
         pytest.raises(KernelRefusedError, match=r"locked down .mode integrity.*EPERM") as caught,
     ):
-        livepatch.apply(lab.machine, patches["rl_cmdline"])
+        patching.apply(lab.machine, patches["rl_cmdline"])
     assert "sign the module" in (caught.value.hint or "")
 
 
@@ -234,4 +234,4 @@ def test_enforced_signatures(boot, patches):
         boot(cmdline="module.sig_enforce=1") as lab,
         pytest.raises(KernelRefusedError, match=r"only modules signed with a key.*EKEYREJECTED"),
     ):
-        livepatch.apply(lab.machine, patches["rl_cmdline"])
+        patching.apply(lab.machine, patches["rl_cmdline"])

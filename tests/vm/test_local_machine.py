@@ -14,8 +14,8 @@ import json, sys
 from pathlib import Path
 sys.path.insert(0, SOURCES)
 from rebootless.base.errors import RebootlessError
-from rebootless.engine import livepatch, status, text
-from rebootless.engine.livepatch import Wanted
+from rebootless.engine import patching, status, text
+from rebootless.engine.checks import Wanted
 from rebootless.engine.local import LocalMachine
 from rebootless.engine.status import PatchedFunction
 from rebootless.engine.transition import Policy
@@ -38,29 +38,29 @@ def code():
 before = code()
 id = status.status(machine).build_id
 patch = Path("/lab/patches/rl_cmdline.ko")
-applied = livepatch.apply(machine, patch, wanted=Wanted(build_id=id))
+applied = patching.apply(machine, patch, wanted=Wanted(build_id=id))
 tell(cmdline=Path("/proc/cmdline").read_text(), seconds=applied.transition.seconds,
      ms=applied.transition.kernel_ms, same=code() == before, known=len(before),
      hooked=sorted(text.hooked(machine)), status=status.status(machine).as_json())
-tell(again=caught(lambda: livepatch.apply(machine, patch)),
+tell(again=caught(lambda: patching.apply(machine, patch)),
      raw=caught(lambda: machine.load_module(patch.read_bytes(), name="rl_cmdline")),
-     missing=caught(lambda: livepatch.apply(machine, Path("/lab/patches/rl_missing.ko"))),
-     wrong=caught(lambda: livepatch.apply(machine, patch, wanted=Wanted(build_id="00"))))
-undone = livepatch.undo(machine, "rl_cmdline")
+     missing=caught(lambda: patching.apply(machine, Path("/lab/patches/rl_missing.ko"))),
+     wrong=caught(lambda: patching.apply(machine, patch, wanted=Wanted(build_id="00"))))
+undone = patching.undo(machine, "rl_cmdline")
 tell(cmdline=Path("/proc/cmdline").read_text(), same=code() == before, remains=undone.remains,
-     again=caught(lambda: livepatch.undo(machine, "rl_cmdline")))
+     again=caught(lambda: patching.undo(machine, "rl_cmdline")))
 sleeper = __import__("subprocess").Popen(["/bin/sleep", "1000"])
 machine.sleep(0.5)
-tell(pid=sleeper.pid, stalled=caught(lambda: livepatch.apply(
+tell(pid=sleeper.pid, stalled=caught(lambda: patching.apply(
     machine, Path("/lab/patches/rl_sleep.ko"), policy=Policy(wait=3))))
 sleeper.kill()
 machine.write("/proc/sys/kernel/modules_disabled", "1")
-tell(disabled=caught(lambda: livepatch.apply(machine, patch)))
+tell(disabled=caught(lambda: patching.apply(machine, patch)))
 """
 
 
 def test_python_in_the_guest_applies_and_undoes(boot):
-    modules = "rebootless.engine.livepatch, rebootless.engine.local, rebootless.engine.text"
+    modules = "rebootless.engine.patching, rebootless.engine.local, rebootless.engine.text"
     python, files = guest_python.python_files(f"{modules}, subprocess, json")
     script = f"SOURCES = {guest_python.in_guest()!r}\n{SCRIPT}"
     with boot(files={**files, "/lab/test.py": (script.encode(), 0o644)}, memory_mib=768) as lab:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rebootless.engine.livepatch import Wanted
+from rebootless.engine.checks import Wanted
 from rebootless.engine.status import PatchedFunction
 from rebootless.lab.report import TestReport
 from rebootless.lab.scenario import Scenario, run

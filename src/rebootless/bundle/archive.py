@@ -2,6 +2,7 @@
 
     manifest.json      what the bundle is, and the SHA-256 of everything below but the log
     modules/NAME.ko    the kernel module
+    core/*.ko          the core module that some engines need, for the same kernel
     source.patch       the patch that it was built from
     source/NAME.c      the C files that it was built from, given or extracted
     match.json         the proof that what was compiled is what the kernel ships
@@ -39,6 +40,7 @@ REPORT = "report.json"
 EXPLAIN = "explain.json"
 SOURCES = "source/"
 MODULES = "modules/"
+CORE = "core/rebootless_core.ko"
 SUFFIX = ".rlp"
 
 MAX_CONTENT = 512 << 20  # bytes; no real bundle comes near, a hostile one would
@@ -83,6 +85,11 @@ class Bundle:
         }
 
     @property
+    def core(self) -> bytes | None:
+        """The core module; None in bundles without one."""
+        return self.members[self.manifest.core.member] if self.manifest.core else None
+
+    @property
     def source_patch(self) -> bytes:
         """The patch that the bundle was built from."""
         return self.members.get(SOURCE_PATCH, b"")
@@ -117,6 +124,8 @@ def create(manifest: Manifest, members: Mapping[str, bytes]) -> Bundle:
             check_name(path.removeprefix(MODULES).removesuffix(".ko"))
     if not any(path.startswith(MODULES) for path in ordered):
         raise BundleError("a bundle needs a kernel module")
+    if manifest.core is not None and manifest.core.member not in ordered:
+        raise BundleError(f"it lacks the core module {manifest.core.member} of its manifest")
     digests = tuple((path, hashlib.sha256(blob).hexdigest()) for path, blob in ordered.items())
     return Bundle(replace(manifest, members=digests), ordered)
 

@@ -92,6 +92,14 @@ class Features:
 
 
 @dataclass(frozen=True)
+class CoreEntry:
+    """The core module that came with the patch: `abi` is the interface that both were built for."""
+
+    abi: int
+    member: str
+
+
+@dataclass(frozen=True)
 class Manifest:
     """A bundle's facts. `members` pairs each file of the bundle with its SHA-256."""
 
@@ -106,6 +114,7 @@ class Manifest:
     members: tuple[tuple[str, str], ...] = ()
     warnings: tuple[KnownWarning, ...] = ()
     features: Features = Features()
+    core: CoreEntry | None = None
 
     @property
     def functions(self) -> tuple[tuple[str, PatchedFunction], ...]:
@@ -115,9 +124,10 @@ class Manifest:
     def to_json(self) -> dict[str, Any]:
         """The manifest as JSON values, `schema` first.
 
-        `features` is there if the patch has any: bundles made before they were keep their ids.
+        `features` and `core` are there if the bundle has any: older bundles keep their ids.
         """
         features = {"features": asdict(self.features)} if self.features != Features() else {}
+        core = {"core": asdict(self.core)} if self.core else {}
         return {
             "schema": SCHEMA,
             "name": self.name,
@@ -131,6 +141,7 @@ class Manifest:
             "warnings": [asdict(w) for w in self.warnings],
             "members": dict(self.members),
             **features,
+            **core,
         }
 
     def canonical(self) -> bytes:
@@ -195,7 +206,12 @@ def _manifest(raw: Mapping[str, Any]) -> Manifest:
         ),
         warnings=_each(raw, "warnings", dict, _warning) if "warnings" in raw else (),
         features=_features(_typed(raw, "features", dict)) if "features" in raw else Features(),
+        core=_core(_typed(raw, "core", dict)) if "core" in raw else None,
     )
+
+
+def _core(raw: Mapping[str, Any]) -> CoreEntry:
+    return CoreEntry(abi=_typed(raw, "abi", int), member=_typed(raw, "member", str))
 
 
 def _warning(raw: Mapping[str, Any]) -> KnownWarning:

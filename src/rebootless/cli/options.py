@@ -19,6 +19,20 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 DIRECTORY = click.Path(path_type=Path, file_okay=False)
 ANY_PATH = click.Path(path_type=Path)
 SECONDS = click.FloatRange(min=0)
+ENGINES = ("auto", "livepatch", "atomic", "per-task")
+
+
+def signal_policy(_ctx: click.Context, _option: click.Parameter, given: str) -> float | None:
+    """`never`, or after how many seconds tasks are woken, as '5' or 'after 5'."""
+    if given == "never":
+        return None
+    try:
+        seconds = float(given.removeprefix("after").strip(" =:"))
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < float("inf"):
+        raise click.BadParameter(f"'{given}' is neither 'never' nor a number of seconds")
+    return seconds
 
 
 def verb(function: Callable[..., Any]) -> click.Command:
@@ -131,12 +145,13 @@ def transition_options(function: F) -> F:
                 help="How long the transition may take.",
             ),
             click.option(
-                "--signal-after",
-                type=SECONDS,
-                default=15.0,
+                "--signal",
+                "signal_after",
+                callback=signal_policy,
+                default="5",
                 show_default=True,
-                metavar="SECONDS",
-                help="When to wake tasks that hold it up, on kernels that do not by themselves.",
+                metavar="never|SECONDS",
+                help="When to wake the tasks that hold it up (epoll_wait ends with EINTR).",
             ),
             click.option(
                 "--on-timeout",
@@ -149,3 +164,14 @@ def transition_options(function: F) -> F:
     ):
         function = option(function)
     return function
+
+
+def engine_option(function: F) -> F:
+    """--engine, passed as `engine`."""
+    return click.option(
+        "--engine",
+        type=click.Choice(ENGINES),
+        default="auto",
+        show_default=True,
+        help="How it gets into the kernel (docs/engines.md).",
+    )(function)

@@ -28,6 +28,7 @@ VERBS: dict[str, Verb] = {
     "test": Verb("Try a bundle in a virtual machine on the very kernel it is for."),
     "apply": Verb("Apply a bundle to the running kernel."),
     "undo": Verb("Take an applied patch out of the running kernel."),
+    "engine": Verb("Show which engines can be used here; build and load their core module."),
     "status": Verb("Show how the running kernel is patched, and what holds it up."),
     "verify": Verb("Compare the code of the running kernel with the code that was shipped."),
     "list": Verb("List applied and installed patches."),

@@ -1,6 +1,8 @@
 """Live patches that come back after a reboot: installed bundles and the unit that applies them.
 
     /var/lib/rebootless/RELEASE/NAME.rlp           one file per installed bundle
+    /var/lib/rebootless/RELEASE/NAME.engine        the engine to apply it with, if one was named
+    /var/lib/rebootless/RELEASE/rebootless_core.ko the core module, for bundles that have none
     /etc/systemd/system/rebootless.service         runs `rebootless boot` early in the boot
     /etc/systemd/system/sysinit.target.wants/...   the link that switches the unit on
 
@@ -16,11 +18,15 @@ from importlib import resources
 from pathlib import Path
 
 from ..base.errors import PatchInputError, StateError
-from ..base.fs import atomic_write, os_failure, read_bytes
+from ..base.fs import atomic_write, os_failure, read_bytes, read_text
 from ..base.proc import which
+from . import core
+from .base import AUTO
 
 STORE = "var/lib/rebootless"
 SUFFIX = ".rlp"
+ENGINE_SUFFIX = ".engine"
+CORE_FILE = f"{core.MODULE}.ko"
 UNIT = "rebootless.service"
 UNIT_FOLDER = "etc/systemd/system"
 WANTS = f"{UNIT_FOLDER}/sysinit.target.wants"
@@ -33,6 +39,7 @@ class Installed:
     release: str
     name: str
     path: Path
+    engine: str = AUTO
 
 
 def install(
@@ -40,6 +47,7 @@ def install(
     *,
     name: str,
     release: str,
+    engine: str = AUTO,
     root: Path = Path("/"),
     program: str | None = None,
 ) -> Installed:
@@ -52,6 +60,14 @@ def install(
         if not word or "/" in word or word.startswith("."):
             raise PatchInputError(f"'{word}' cannot name a file under /{STORE}")
     target = root / STORE / release / f"{name}{SUFFIX}"
+    choice = target.with_suffix(ENGINE_SUFFIX)
+    try:
+        if engine == AUTO:
+            choice.unlink(missing_ok=True)
+    except OSError as exc:
+        raise os_failure("remove", choice, exc) from exc
+    if engine != AUTO:
+        atomic_write(choice, f"{engine}\n")
     atomic_write(target, read_bytes(bundle))
     atomic_write(root / UNIT_FOLDER / UNIT, unit_text(program or this_program()))
     link = root / WANTS / UNIT
@@ -61,7 +77,7 @@ def install(
             link.symlink_to(f"../{UNIT}")
     except OSError as exc:
         raise os_failure("link", link, exc) from exc
-    return Installed(release, name, target)
+    return Installed(release, name, target, engine)
 
 
 def uninstall(name: str, *, release: str, root: Path = Path("/")) -> tuple[Path, ...]:
@@ -76,6 +92,7 @@ def uninstall(name: str, *, release: str, root: Path = Path("/")) -> tuple[Path,
     removed = [target]
     try:
         target.unlink()
+        target.with_suffix(ENGINE_SUFFIX).unlink(missing_ok=True)
         if not any(target.parent.iterdir()):
             target.parent.rmdir()
         if not installed(root=root):
@@ -91,7 +108,25 @@ def uninstall(name: str, *, release: str, root: Path = Path("/")) -> tuple[Path,
 def installed(*, release: str | None = None, root: Path = Path("/")) -> tuple[Installed, ...]:
     """What is installed, for one release or for all, in the order in which a boot applies it."""
     paths = sorted((root / STORE).glob(f"{release or '*'}/*{SUFFIX}"))
-    return tuple(Installed(path.parent.name, path.stem, path) for path in paths)
+    return tuple(Installed(path.parent.name, path.stem, path, _engine(path)) for path in paths)
+
+
+def _engine(bundle: Path) -> str:
+    choice = bundle.with_suffix(ENGINE_SUFFIX)
+    return read_text(choice).strip() if choice.exists() else AUTO
+
+
+def install_core(module: Path, *, release: str, root: Path = Path("/")) -> Path:
+    """Keeps a core module for `release`, for `apply`, `boot` and `engine load`; gives its place."""
+    target = root / STORE / release / CORE_FILE
+    atomic_write(target, read_bytes(module))
+    return target
+
+
+def core_path(release: str, root: Path = Path("/")) -> Path | None:
+    """The core module that was installed for `release`, or None."""
+    path = root / STORE / release / CORE_FILE
+    return path if path.exists() else None
 
 
 def unit_text(program: str) -> str:

@@ -13,11 +13,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from . import doctor_apply as apply
+from . import doctor_engines as engines
 from . import doctor_tools as tools
 from .doctor_facts import Check, Facts, Status, gather
 from .machine import Machine
 
-AREAS = ("apply", "build", "test")
+AREAS = ("apply", "engines", "build", "test")
 
 CHECKS: tuple[tuple[str, Callable[[Facts], Check]], ...] = (
     ("apply", apply.architecture),
@@ -32,6 +33,10 @@ CHECKS: tuple[tuple[str, Callable[[Facts], Check]], ...] = (
     ("apply", apply.privileges),
     ("apply", apply.taint),
     ("apply", apply.log),
+    ("engines", engines.livepatch),
+    ("engines", engines.per_task),
+    ("engines", engines.atomic),
+    ("engines", engines.choice),
     ("build", tools.compiler),
     ("build", tools.programs),
     ("build", tools.headers),

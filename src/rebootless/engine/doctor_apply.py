@@ -7,6 +7,8 @@ from .doctor_facts import Check, Facts, no, ok, warning
 
 CAP_SYS_MODULE = 16
 OTHER_KERNEL = "boot a kernel made for it, such as Debian's linux-image-amd64 or -cloud-amd64"
+OTHER_ENGINES = "patches go in by the engines per-task and atomic, with our core module"
+ONLY_JUMP = "patches go in by the engine atomic alone, with a jump"
 SHOWN = 3
 
 
@@ -19,7 +21,7 @@ def architecture(facts: Facts) -> Check:
 
 
 def livepatch(facts: Facts) -> Check:
-    """The kernel must have live patching, which shows as a folder in sysfs."""
+    """The kernel's own live patching shows as a folder in sysfs; our core can do without it."""
     name = "live patching"
     if facts.livepatch_folder:
         return ok(name, "/sys/kernel/livepatch is there")
@@ -30,23 +32,24 @@ def livepatch(facts: Facts) -> Check:
             "mount sysfs (mount -t sysfs sysfs /sys); in a container, ask on the host",
         )
     if facts.config is None:
-        return no(name, "/sys/kernel/livepatch is missing", OTHER_KERNEL)
-    return no(name, f"built without CONFIG_LIVEPATCH ({facts.config_path})", OTHER_KERNEL)
+        return warning(name, f"/sys/kernel/livepatch is missing: {OTHER_ENGINES}")
+    missing = f"built without CONFIG_LIVEPATCH ({facts.config_path})"
+    return warning(name, f"{missing}: {OTHER_ENGINES}")
 
 
 def ftrace(facts: Facts) -> Check:
-    """Calls are redirected by ftrace, which must be built in and switched on."""
+    """Calls are redirected by ftrace, which must be switched on if it is there."""
     name = "ftrace"
     if facts.config is not None:
         missing = [o for o in ("FUNCTION_TRACER", "DYNAMIC_FTRACE") if not facts.on(o)]
         if not facts.on("DYNAMIC_FTRACE_WITH_REGS") and not facts.on("DYNAMIC_FTRACE_WITH_ARGS"):
             missing.append("DYNAMIC_FTRACE_WITH_REGS or _ARGS")
         if missing:
-            return no(name, f"built without CONFIG_{', '.join(missing)}", OTHER_KERNEL)
+            return warning(name, f"built without CONFIG_{', '.join(missing)}: {ONLY_JUMP}")
     if facts.ftrace_enabled == "0":
         return no(name, "switched off", "sysctl kernel.ftrace_enabled=1")
     if facts.ftrace_enabled is None:
-        return no(name, "/proc/sys/kernel/ftrace_enabled is missing", OTHER_KERNEL)
+        return warning(name, f"/proc/sys/kernel/ftrace_enabled is missing: {ONLY_JUMP}")
     return ok(name, "on")
 
 

@@ -18,6 +18,8 @@ from ..base import proc
 from ..base.errors import RebootlessError
 from ..base.fs import cache_root
 from ..kernel.config import Config, parse
+from .core import CoreState
+from .core import state as core_state
 from .machine import Machine, release
 
 PROGRAMS = (
@@ -30,6 +32,7 @@ BUSYBOX = Path("/bin/busybox")
 SECURE_BOOT = "/sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"
 LOG_WORDS = ("livepatch", "ftrace", "taint", "Lockdown", "module verification failed")
 UNKNOWN_COMPILER = "cc"
+NO_CORE = CoreState(False)
 
 
 class Status(StrEnum):
@@ -84,6 +87,7 @@ class Facts:
     secure_boot: bool | None
     tainted: int | None
     log: tuple[str, ...] | None  # the lines that concern live patching; None: not readable
+    core: CoreState = NO_CORE  # our core module
     programs: Mapping[str, str | None] = field(default_factory=dict)
     compiler_version: str | None = None  # first line of its --version
     missing_headers: tuple[str, ...] = ()
@@ -120,6 +124,7 @@ def gather(machine: Machine) -> Facts:
         secure_boot=None if boot is None or len(boot) < 5 else boot[4] == 1,
         tainted=_number(_text(machine, "/proc/sys/kernel/tainted")),
         log=_log(machine),
+        core=_core(machine),
         programs=programs,
         compiler_version=_compiler_version(programs[compiler]),
         missing_headers=tuple(h for h in HEADERS if not any((d / h).exists() for d in INCLUDE)),
@@ -151,6 +156,13 @@ def _bytes(machine: Machine, path: str) -> bytes | None:
 def _text(machine: Machine, path: str) -> str | None:
     blob = _bytes(machine, path)
     return None if blob is None else blob.decode(errors="replace").strip()
+
+
+def _core(machine: Machine) -> CoreState:
+    try:
+        return core_state(machine)
+    except RebootlessError:
+        return NO_CORE
 
 
 def _number(text: str | None) -> int | None:

@@ -39,6 +39,11 @@ class ModInfo:
         return tuple(n.replace("-", "_") for n in self.first("depends").split(",") if n)
 
     @property
+    def is_patch(self) -> bool:
+        """Whether the module is a live patch: for the kernel's own, or for our core alone."""
+        return self.is_livepatch or "engine:charp" in self.tags.get("parmtype", ())
+
+    @property
     def is_livepatch(self) -> bool:
         """Whether the module carries the mark without which the kernel refuses klp_enable_patch."""
         return self.first("livepatch") == "Y"

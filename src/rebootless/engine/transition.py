@@ -1,8 +1,9 @@
 """Follows a live patch's transition, and decides what happens when it does not come to an end.
 
-The kernel moves each task to the new code when its stack holds none of the patched functions. It
-tries at once and then every second, and sends the rest a fake signal after 15 s. A task that sits
-in a patched function for good holds the transition up. Then the policy decides:
+The kernel moves each task to the new code when its stack holds none of the patched functions. A
+task that sits in a patched function for good holds the transition up. After a while such tasks are
+woken by a signal that they do not see, unless the policy says never. At the end of the time the
+policy decides:
 
     reverse   go back to where we came from; nothing has changed afterwards (the default)
     leave     let the kernel go on trying; `status` names the tasks that hold it
@@ -15,17 +16,24 @@ An interrupt (Ctrl-C) reverses, whatever the policy says about time-outs.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from ..base.errors import StalledError
 from ..base.events import Monitor, NullMonitor, StageReport, stage
+from .base import Engine
 from .machine import Machine, read_text
-from .status import ROOT, Blocker, blockers, livepatches
+from .status import CORE_ROOT, Blocker, LivePatch, blockers, livepatches
 
 LOOK_AFTER = 1.5  # seconds before the tasks are looked at: the first retry ends most transitions
+LOOK_AGAIN = 2.0
+LOOK_AT_CORE = 0.25  # its own list costs one read
+SIGNAL_AFTER = 5.0
 SHOWN = 5
-STAMP = re.compile(r"\[\s*(\d+\.\d+)\].*livepatch: '([^']+)': (starting )?(un)?patching (\w+)")
+STAMP = re.compile(
+    r"\[\s*(\d+\.\d+)\].*(?:livepatch|rebootless): '([^']+)': (starting )?(un)?patching (\w+)"
+)
 
 
 class OnTimeout(StrEnum):
@@ -40,15 +48,16 @@ class OnTimeout(StrEnum):
 class Policy:
     """How long to wait for a transition (seconds), and what then.
 
-    `signal_after` matters only for kernels before 5.1, which send no signals by themselves but
-    have a switch for it in sysfs; None never uses the switch. `take_back` reverses on an interrupt
-    as well; not for a guest, which an interrupt ends as a whole.
+    `signal_after` seconds the tasks that hold it up are woken; None: never. It is for those who
+    have a switch for it: the core's engines, mainline's livepatch where the core is loaded, and
+    kernels before 5.1. Others wake them by themselves, after 15 seconds. `take_back` reverses on an
+    interrupt as well; not for a guest, which an interrupt ends as a whole.
     """
 
     wait: float = 60.0
     on_timeout: OnTimeout = OnTimeout.REVERSE
     reverse_wait: float = 60.0
-    signal_after: float | None = 15.0
+    signal_after: float | None = SIGNAL_AFTER
     poll: float = 0.05
     poll_max: float = 0.5
     take_back: bool = False
@@ -56,80 +65,143 @@ class Policy:
 
 @dataclass(frozen=True)
 class Transition:
-    """How a transition went: seconds until its end, and who was seen holding it up last."""
+    """How a transition went: seconds until its end, and who was seen holding it up last.
+
+    `kernel_ms` is its time by the kernel's own clock, where it is known; `stats` are what the core
+    counted (attempts, nanoseconds, stacks walked).
+    """
 
     outcome: str  # "complete", "forced"
     seconds: float
     blockers: tuple[Blocker, ...] = ()
-    kernel_ms: float | None = None  # by the kernel's own time stamps, when its log shows them
+    kernel_ms: float | None = None
+    signalled: bool = False
+    stats: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass
+class _Watch:
+    """One transition that is being followed, and what was seen of it."""
+
+    machine: Machine
+    engine: Engine
+    name: str
+    policy: Policy
+    report: StageReport
+    held: tuple[Blocker, ...] = ()
+    signalled: bool = False
+    stats: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def moving(self) -> bool:
+        return in_transition(self.machine, self.engine.path(self.name))
+
+    def write(self, name: str, text: str) -> None:
+        self.machine.write(f"{self.engine.path(self.name)}/{name}", text)
+
+    def look(self) -> None:
+        """Notes who holds it up now."""
+        self.held = _held(self.machine, self.name) or self.held
+        if self.engine.root == CORE_ROOT:
+            self.stats = _stats(self.machine, self.engine.path(self.name)) or self.stats
+        self.report.detail(describe(self.held))
+
+    def until_end(self, seconds: float, *, signal: bool = True) -> bool:
+        """Polls until the transition ends (True) or the time is over."""
+        machine, policy = self.machine, self.policy
+        ours = self.engine.root == CORE_ROOT
+        started = machine.now()
+        pause, look_at = policy.poll, LOOK_AT_CORE if ours else LOOK_AFTER
+        signal_at = policy.signal_after if signal else None
+        while self.moving:
+            elapsed = machine.now() - started
+            if elapsed >= seconds:
+                return False
+            if elapsed >= look_at:
+                self.look()
+                look_at = machine.now() - started + (LOOK_AT_CORE if ours else LOOK_AGAIN)
+            if signal_at is not None and elapsed >= signal_at:
+                self.signalled |= self.engine.signal(machine, self.name)
+                signal_at = None
+            machine.sleep(min(pause, max(seconds - elapsed, 0.01)))
+            pause = min(pause * 1.5, policy.poll_max)
+        return True
 
 
 def follow(
     machine: Machine,
     name: str,
     *,
+    engine: Engine,
     applying: bool,
     policy: Policy | None = None,
     monitor: Monitor | None = None,
 ) -> Transition:
     """Waits until patch `name` is wholly applied (or wholly undone).
 
-    Raises StalledError when it did not get there in the time that `policy` gives: the message
-    names the tasks that held it and says what was done about it.
+    Raises StalledError when it did not get there in the time that `policy` gives, or the engine
+    gave up before: the message names the tasks that held it and says what was done about it.
     """
     policy = policy or Policy()
     verb = "Applying" if applying else "Undoing"
     with stage(monitor or NullMonitor(), "transition", f"{verb} {name}") as report:
         started = machine.now()
-        held, done = _wait(machine, name, policy, policy.wait, report)
+        watch = _Watch(machine, engine, name, policy, report)
+        engine.begun(machine, name)
+        done = watch.until_end(policy.wait)
         seconds = machine.now() - started
-        if done:
-            ms = kernel_ms(machine.kernel_log(), name, applying=applying)
-            report.result = f"{ms:.0f} ms by the kernel's clock" if ms is not None else ""
-            return Transition("complete", seconds, held, ms)
-        return _stalled(machine, name, applying, policy, report, seconds)
+        if not done:
+            return _stalled(watch, applying, seconds)
+        if engine.needs_core and _is_on(machine, engine, name) != applying:
+            raise _gave_up(watch, applying)
+        stats = _stats(machine, engine.path(name)) or watch.stats
+        ms = _kernel_ms(machine, name, stats, applying=applying)
+        report.result = f"{ms:.0f} ms by the kernel's clock" if ms is not None else ""
+        return Transition("complete", seconds, watch.held, ms, watch.signalled, stats)
 
 
-def in_transition(machine: Machine, name: str) -> bool:
-    """Whether a transition of that patch is going on."""
-    return read_text(machine, f"{ROOT}/{name}/transition") == "1"
+def in_transition(machine: Machine, path: str) -> bool:
+    """Whether the patch whose folder in sysfs is `path` is in transition."""
+    return read_text(machine, f"{path}/transition") == "1"
 
 
-def _wait(
-    machine: Machine, name: str, policy: Policy, seconds: float, report: StageReport
-) -> tuple[tuple[Blocker, ...], bool]:
-    """Polls until the transition ends or the time is over: (who was last seen, ended)."""
-    started = machine.now()
-    pause = policy.poll
-    look_at = LOOK_AFTER
-    seen: tuple[Blocker, ...] = ()
-    signalled = policy.signal_after is None
-    while in_transition(machine, name):
-        elapsed = machine.now() - started
-        if elapsed >= seconds:
-            return seen, False
-        if elapsed >= look_at:
-            seen = blockers(machine, livepatches(machine)) or seen
-            report.detail(describe(seen))
-            look_at = elapsed + 2.0
-        if not signalled and elapsed >= (policy.signal_after or 0):
-            signalled = True
-            if machine.exists(f"{ROOT}/{name}/signal"):
-                machine.write(f"{ROOT}/{name}/signal", "1")
-        machine.sleep(min(pause, max(seconds - elapsed, 0.01)))
-        pause = min(pause * 1.5, policy.poll_max)
-    return seen, True
+def _is_on(machine: Machine, engine: Engine, name: str) -> bool:
+    return read_text(machine, f"{engine.path(name)}/enabled") == "1"
 
 
-def _stalled(
-    machine: Machine,
-    name: str,
-    applying: bool,
-    policy: Policy,
-    report: StageReport,
-    seconds: float,
-) -> Transition:
-    held = blockers(machine, livepatches(machine))
+def _held(machine: Machine, name: str) -> tuple[Blocker, ...]:
+    """Who holds up the transition of one patch."""
+    mine: tuple[LivePatch, ...] = tuple(p for p in livepatches(machine) if p.name == name)
+    return blockers(machine, mine)
+
+
+def _stats(machine: Machine, path: str) -> dict[str, int]:
+    """The core's counts for a patch; empty for the kernel's own livepatch."""
+    lines = (line.split() for line in (read_text(machine, f"{path}/stats") or "").splitlines())
+    return {words[0]: int(words[1]) for words in lines if len(words) == 2 and words[1].isdigit()}
+
+
+def _kernel_ms(
+    machine: Machine, name: str, stats: Mapping[str, int], *, applying: bool
+) -> float | None:
+    if stats.get("elapsed_ns"):
+        return stats["elapsed_ns"] / 1e6
+    return kernel_ms(machine.kernel_log(), name, applying=applying)
+
+
+def _gave_up(watch: _Watch, applying: bool) -> StalledError:
+    """The core's engine stopped trying, and has taken back what it did."""
+    what, now = ("applied", "not applied") if applying else ("undone", "still applied")
+    return StalledError(
+        f"{watch.name} could not be {what}: held by {describe(watch.held)}. The engine "
+        f"{watch.engine.name} gave up: {watch.name} is {now}, as before",
+        hint="end or restart the tasks named, or try another engine (--engine)",
+    )
+
+
+def _stalled(watch: _Watch, applying: bool, seconds: float) -> Transition:
+    machine, name, policy = watch.machine, watch.name, watch.policy
+    held = _held(machine, name) or watch.held
     told = f"{name} did not finish {'applying' if applying else 'being undone'} in {seconds:.0f} s"
     who = f"held by {describe(held)}"
     hint = "end or restart the tasks named (or let them finish), then try again"
@@ -140,33 +212,32 @@ def _stalled(
                 hint=f"{hint}; `rebootless status` shows whether it has finished",
             )
         case OnTimeout.FORCE:
-            report.detail("forcing")
-            machine.write(f"{ROOT}/{name}/force", "1")
-            _, done = _wait(machine, name, policy, policy.reverse_wait, report)
-            if done:
-                report.result = f"forced; {who}"
-                return Transition("forced", seconds, held)
+            watch.report.detail("forcing")
+            watch.write("force", "1")
+            if watch.until_end(policy.reverse_wait, signal=False):
+                watch.report.result = f"forced; {who}"
+                return Transition("forced", seconds, held, signalled=watch.signalled)
             raise StalledError(f"{told}: {who}, and forcing it did not end it", hint=hint)
         case OnTimeout.REVERSE:
-            done = _reverse(machine, name, applying, policy, report)
+            done = _reverse(watch, applying)
             now = "not applied, as before" if applying else "still applied, as before"
             after = f"It was reversed: {name} is {now}" if done else "Reversing it goes on"
             raise StalledError(f"{told}: {who}. {after}", hint=hint)
 
 
-def _reverse(
-    machine: Machine, name: str, applying: bool, policy: Policy, report: StageReport
-) -> bool:
+def _reverse(watch: _Watch, applying: bool) -> bool:
     """Sends a transition back to where it came from; whether it got there."""
-    report.detail("reversing")
-    machine.write(f"{ROOT}/{name}/enabled", "0" if applying else "1")
-    return _wait(machine, name, policy, policy.reverse_wait, report)[1]
+    watch.report.detail("reversing")
+    watch.write("enabled", "0" if applying else "1")
+    watch.engine.begun(watch.machine, watch.name)
+    return watch.until_end(watch.policy.reverse_wait)
 
 
 def take_back(
     machine: Machine,
     name: str,
     *,
+    engine: Engine,
     applying: bool,
     policy: Policy,
     monitor: Monitor | None = None,
@@ -175,12 +246,13 @@ def take_back(
 
     Raises StalledError when a task keeps it from getting back.
     """
-    if not in_transition(machine, name):
+    if not in_transition(machine, engine.path(name)):
         return
     verb = "applying" if applying else "undoing"
     with stage(monitor or NullMonitor(), "reverse", f"Interrupted: taking {verb} {name} back") as r:
-        if not _reverse(machine, name, applying, policy, r):
-            held = blockers(machine, livepatches(machine))
+        watch = _Watch(machine, engine, name, policy, r)
+        if not _reverse(watch, applying):
+            held = _held(machine, name)
             raise StalledError(
                 f"{verb} {name} was interrupted, and taking it back has not finished in "
                 f"{policy.reverse_wait:.0f} s: held by {describe(held)}. The kernel goes on trying",

@@ -5,7 +5,7 @@
     testing     bundle -> test in QEMU    running         apply, undo, status, list, install
     scaffolding functions -> a C file
     explaining  what a patch does, why    demonstrating   the whole way
-    verifying   running code as shipped?
+    cores       the core module           verifying       running code as shipped?
 
 Each is imported when it is first used: applying a bundle at boot needs no numpy and no compiler.
 """
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .artifact import BuildResult
     from .building import build
+    from .cores import engine_build, engine_load, engine_status, engine_unload
     from .demonstrating import demo
     from .explaining import explain
     from .external import ExternalModule
@@ -37,6 +38,10 @@ __all__ = [
     "demo",
     "diff_objects",
     "doctor",
+    "engine_build",
+    "engine_load",
+    "engine_status",
+    "engine_unload",
     "explain",
     "fetch",
     "inspect",
@@ -55,6 +60,7 @@ __all__ = [
 _HOMES = {
     "artifact": ("BuildResult",),
     "building": ("build",),
+    "cores": ("engine_build", "engine_load", "engine_status", "engine_unload"),
     "demonstrating": ("demo",),
     "explaining": ("explain",),
     "external": ("ExternalModule",),

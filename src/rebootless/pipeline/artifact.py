@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from ..base.events import RecordingMonitor, stage
-from ..base.fs import atomic_write
+from ..base.fs import atomic_write, read_bytes
 from ..bundle import archive
 from ..bundle.manifest import (
     CallbackEntry,
+    CoreEntry,
     Features,
     KnownWarning,
     Manifest,
@@ -22,6 +23,7 @@ from ..bundle.manifest import (
 )
 from ..bundle.manifest import PatchedFunction as FunctionEntry
 from ..bundle.manifest import PatchedObject as ObjectEntry
+from ..compile.core import CoreModule
 from ..diff.delta import Finding
 from ..engine.modinfo import parse as parse_modinfo
 from ..module.features import merge_states
@@ -66,10 +68,11 @@ def write_bundle(
     explained: dict[str, Any],
     output: Path,
     recorder: RecordingMonitor,
+    core: CoreModule | None = None,
 ) -> BuildResult:
     """Writes the bundle to `output` and its report beside it. Raises ResourceError.
 
-    `explained` is the document explain.json.
+    `explained` is the document explain.json, `core` the core module for the same kernel.
     """
     from .explaining import begins, compact  # in memory by now: the explanation is made
 
@@ -82,8 +85,9 @@ def write_bundle(
             archive.MATCH: _json(_evidence(units)),
             archive.REPORT: _json(report),
             archive.EXPLAIN: compact(explained),
+            **({archive.CORE: read_bytes(core.path)} if core else {}),
         }
-        bundle = archive.create(_manifest(job, units, module), members)
+        bundle = archive.create(_manifest(job, units, module, core), members)
         archive.write(bundle, output)
         report_path = output.with_suffix(".report.json")
         atomic_write(report_path, _json({"bundle_id": bundle.id, **report}))
@@ -99,7 +103,7 @@ def write_bundle(
     )
 
 
-def _manifest(job: Job, units: Sequence[Unit], module: bytes) -> Manifest:
+def _manifest(job: Job, units: Sequence[Unit], module: bytes, core: CoreModule | None) -> Manifest:
     files = job.kernel.files
     return Manifest(
         name=job.name,
@@ -127,6 +131,7 @@ def _manifest(job: Job, units: Sequence[Unit], module: bytes) -> Manifest:
             KnownWarning(w.code, w.symbol, w.message, bool(w.accepted)) for w in job.warnings
         ),
         features=_features(units),
+        core=CoreEntry(core.abi, archive.CORE) if core else None,
     )
 
 

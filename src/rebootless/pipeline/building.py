@@ -35,6 +35,7 @@ from ..provider.local import LocalProvider
 from ..provider.toolchain import find_compiler
 from . import telling
 from .artifact import BuildResult, write_bundle
+from .cores import core_for
 from .external import ExternalModule
 from .inputs import Inputs, compiled, delta_of, read_inputs
 from .job import Job, Unit, by_object
@@ -120,10 +121,11 @@ def _built(
             units = _emitted(job, units, pairs)
             explained = meanwhile.explain(job, units)
             module = _linked(job, units, tree)
+            core = core_for(tree, recorder)
         telling.warn_of_unused(job)
         if from_source:
             _keep_sources(job, output)
-        return write_bundle(job, units, module, explained.result(), output, recorder)
+        return write_bundle(job, units, module, explained.result(), output, recorder, core)
 
 
 def _extracted(job: Job, units: Sequence[Unit], tree: Tree) -> tuple[Job, list[Unit]]:

@@ -15,6 +15,7 @@ from ..base.fs import atomic_write
 from ..base.proc import run as run_program
 from ..base.proc import which
 from ..bundle import archive
+from ..engine.base import AUTO
 from ..kernel.release import parse_release
 from ..lab.report import TestReport
 from ..provider.base import KernelInfo, KernelState
@@ -82,7 +83,11 @@ class DemoResult:
 
 
 def demo(
-    *, folder: Path = Path("out/demo"), own: bool = False, monitor: Monitor | None = None
+    *,
+    folder: Path = Path("out/demo"),
+    own: bool = False,
+    engine: str = AUTO,
+    monitor: Monitor | None = None,
 ) -> DemoResult:
     """Builds a live patch of a real update for the stock kernel before it, and tries it in QEMU.
 
@@ -102,7 +107,7 @@ def demo(
         output=folder / f"{chosen.name}{archive.SUFFIX}",
         monitor=recorder,
     )
-    report = _try(built, chosen, recorder)
+    report = _try(built, chosen, engine, recorder)
     text = folder / f"{chosen.name}.report.txt"
     atomic_write(text, _text(chosen, built, report))
     return DemoResult(chosen.title, chosen.release, chosen.path, built, report.require(), text)
@@ -181,7 +186,7 @@ def best_kernel(kernels: Iterable[KernelInfo]) -> KernelInfo | None:
     return next(reversed(cached or suited), None)
 
 
-def _try(built: BuildResult, chosen: DemoPatch, monitor: Monitor) -> TestReport:
+def _try(built: BuildResult, chosen: DemoPatch, engine: str, monitor: Monitor) -> TestReport:
     content = archive.read(built.bundle_path)
     files = find(chosen.release, monitor=monitor)
     scenario = scenario_of(
@@ -189,6 +194,7 @@ def _try(built: BuildResult, chosen: DemoPatch, monitor: Monitor) -> TestReport:
         files,
         check=chosen.check,
         fails_without=chosen.fails_without,
+        engine=engine,
         extra_modules=chosen.modules,
         extra_files=chosen.files,
     )

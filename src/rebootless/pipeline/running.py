@@ -7,24 +7,28 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ..base.errors import RebootlessError, StateError
+from ..base.errors import PatchInputError, RebootlessError, StateError
 from ..base.events import Monitor, NullMonitor, Warned, stage
 from ..bundle import archive, naming
 from ..bundle.manifest import Manifest
 from ..engine import boot as boot_store
 from ..engine import doctor as doctor_checks
-from ..engine import livepatch
+from ..engine import patching
+from ..engine.base import AUTO
+from ..engine.checks import Wanted
+from ..engine.choose import by_name
 from ..engine.doctor import Examination
-from ..engine.livepatch import Applied, Undone, Wanted
 from ..engine.local import LocalMachine
 from ..engine.machine import Machine
-from ..engine.status import PatchedFunction
+from ..engine.patching import Applied, Undone
+from ..engine.status import Blocker, LivePatch, PatchedFunction
 from ..engine.status import livepatches as present_patches
 from ..engine.status import status as machine_status
-from ..engine.transition import OnTimeout, Policy
+from ..engine.transition import SIGNAL_AFTER, OnTimeout, Policy
 from ..lab.report import verdict_of
 
 DEFAULT_WAIT = 60.0
+ALWAYS_ON_STACK = "always-on-stack"  # the finding of the quiescence forecast
 
 
 def wanted_of(manifest: Manifest) -> Wanted:
@@ -34,6 +38,8 @@ def wanted_of(manifest: Manifest) -> Wanted:
         tuple(PatchedFunction(o, f.name, f.sympos) for o, f in manifest.functions),
         manifest.replace,
         tuple((o.name, o.build_id) for o in manifest.objects if o.build_id),
+        tuple(w.symbol for w in manifest.warnings if w.code == ALWAYS_ON_STACK),
+        manifest.core.abi if manifest.core else None,
     )
 
 
@@ -46,8 +52,9 @@ def policy_of(wait: float, signal_after: float | None, on_timeout: str, force: b
 def apply(
     bundle: Path,
     *,
+    engine: str = AUTO,
     wait: float = DEFAULT_WAIT,
-    signal_after: float | None = None,
+    signal_after: float | None = SIGNAL_AFTER,
     on_timeout: str = "reverse",
     force: bool = False,
     machine: Machine | None = None,
@@ -55,7 +62,9 @@ def apply(
 ) -> Applied:
     """Applies a bundle to the running kernel and follows the transition to its end.
 
-    Raises BundleError, WrongKernelError, StateError, KernelRefusedError, StalledError.
+    `engine` is 'auto' or a name. The core module that some engines need comes with the bundle, or
+    is what `engine build` installed; it stays loaded. Raises BundleError, WrongKernelError,
+    StateError, KernelRefusedError, StalledError.
     """
     monitor = monitor or NullMonitor()
     content = archive.read(bundle)
@@ -64,14 +73,16 @@ def apply(
         monitor.emit(Warned(f"{bundle} did not pass its last test in QEMU (`inspect` shows it)"))
     policy = policy_of(wait, signal_after, on_timeout, force)
     with stage(monitor, "apply", f"Applying {manifest.name}") as shown:
-        applied = livepatch.apply(
+        applied = patching.apply(
             machine or LocalMachine(),
             content.modules[manifest.name],
+            engine=engine,
+            core_module=content.core or boot_store.core_path(manifest.kernel.release),
             wanted=wanted_of(manifest),
             policy=policy,
             monitor=monitor,
         )
-        shown.result = f"transition {applied.transition.outcome}"
+        shown.result = f"transition {applied.transition.outcome} (engine {applied.engine})"
     return applied
 
 
@@ -79,7 +90,7 @@ def undo(
     name: str,
     *,
     wait: float = DEFAULT_WAIT,
-    signal_after: float | None = None,
+    signal_after: float | None = SIGNAL_AFTER,
     on_timeout: str = "reverse",
     machine: Machine | None = None,
     monitor: Monitor | None = None,
@@ -93,7 +104,7 @@ def undo(
     policy = policy_of(wait, signal_after, on_timeout, force=False)
     name = naming.full_name(name, [p.name for p in present_patches(machine)])
     with stage(monitor, "undo", f"Undoing {name}"):
-        return livepatch.undo(machine, name, policy=policy, monitor=monitor)
+        return patching.undo(machine, name, policy=policy, monitor=monitor)
 
 
 def status(*, verbose: bool = False, machine: Machine | None = None) -> dict[str, Any]:
@@ -102,59 +113,84 @@ def status(*, verbose: bool = False, machine: Machine | None = None) -> dict[str
     A patch in transition always lists the tasks that hold it, and where they sleep.
     """
     found = machine_status(machine or LocalMachine())
-    held = [
-        {
-            "pid": b.pid,
-            "tid": b.tid,
-            "comm": b.comm,
-            "where": b.in_function or (b.stack[0] if b.stack else b.wchan),
-            "stack": list(b.stack),
-        }
-        for b in found.blockers
+    patches = [
+        _patch_facts(p, [b for b in found.blockers if b.patch == p.name], verbose)
+        for p in found.livepatches
     ]
-    patches = []
-    for patch in found.livepatches:
-        record: dict[str, Any] = {"name": patch.name, "state": patch.state}
-        if patch.transition:
-            record["blockers"] = held
-        if verbose:
-            record["replace"] = patch.replace
-            record["functions"] = [
-                {"object": f.object, "name": f.name, "sympos": f.sympos} for f in patch.functions
-            ]
-            record["objects"] = [{"name": o.name, "patched": o.patched} for o in patch.objects]
-        patches.append(record)
     return {
         "schema": found.schema,
         "release": found.release,
         "build_id": found.build_id,
         "supported": found.supported,
         "patches": patches,
+        "leftovers": list(found.leftovers),
         "taint": asdict(found.taint),
     }
 
 
+def _patch_facts(patch: LivePatch, held: list[Blocker], verbose: bool) -> dict[str, Any]:
+    """One patch of the status; one in transition with the tasks that hold it."""
+    record: dict[str, Any] = {"name": patch.name, "state": patch.state, "engine": patch.engine}
+    if patch.transition:
+        record["left"] = len(held) if patch.left is None else patch.left
+        record["blockers"] = [
+            {
+                "pid": b.pid,
+                "tid": b.tid,
+                "comm": b.comm,
+                "where": b.in_function or (b.stack[0] if b.stack else b.wchan),
+                "stack": list(b.stack),
+            }
+            for b in held
+        ]
+    if verbose:
+        record["replace"] = patch.replace
+        record["functions"] = [
+            {"object": f.object, "name": f.name, "sympos": f.sympos} for f in patch.functions
+        ]
+        record["objects"] = [{"name": o.name, "patched": o.patched} for o in patch.objects]
+    return record
+
+
 def list_patches(*, root: Path = Path("/"), machine: Machine | None = None) -> list[dict[str, Any]]:
     """Every patch that is applied or installed, by name."""
-    applied = {p.name: p.state for p in present_patches(machine or LocalMachine())}
+    present = {p.name: p for p in present_patches(machine or LocalMachine())}
     kept = {i.name: i for i in boot_store.installed(root=root)}
     return [
         {
             "name": name,
-            "state": applied.get(name, "not applied"),
+            "state": present[name].state if name in present else "not applied",
+            "engine": present[name].engine if name in present else kept[name].engine,
             "installed": kept[name].release if name in kept else "",
         }
-        for name in sorted({*applied, *kept})
+        for name in sorted({*present, *kept})
     ]
 
 
-def install(bundle: Path, root: Path = Path("/")) -> dict[str, Any]:
-    """Has a bundle applied at every boot of its kernel. Raises BundleError, ResourceError."""
-    manifest = archive.read(bundle).manifest
+def install(bundle: Path, root: Path = Path("/"), *, engine: str = AUTO) -> dict[str, Any]:
+    """Has a bundle applied at every boot of its kernel, with an engine or the one that suits.
+
+    Raises BundleError, PatchInputError (no such engine, or one that needs a core module, and the
+    bundle has none), ResourceError.
+    """
+    content = archive.read(bundle)
+    manifest = content.manifest
+    core = content.core or boot_store.core_path(manifest.kernel.release, root)
+    if engine != AUTO and by_name(engine).needs_core and core is None:
+        raise PatchInputError(
+            f"{bundle} has no core module, which the engine '{engine}' needs",
+            hint=f"`rebootless engine build {manifest.kernel.release} --install` makes one",
+        )
     done = boot_store.install(
-        bundle, name=manifest.name, release=manifest.kernel.release, root=root
+        bundle, name=manifest.name, release=manifest.kernel.release, engine=engine, root=root
     )
-    return {"schema": 1, "name": done.name, "release": done.release, "path": str(done.path)}
+    return {
+        "schema": 1,
+        "name": done.name,
+        "release": done.release,
+        "path": str(done.path),
+        "engine": done.engine,
+    }
 
 
 def uninstall(name: str, root: Path = Path("/")) -> dict[str, Any]:
@@ -188,7 +224,7 @@ def boot(root: Path = Path("/"), *, monitor: Monitor | None = None) -> list[dict
     failure: RebootlessError | None = None
     for item in boot_store.installed(release=os.uname().release, root=root):
         try:
-            apply(item.path, monitor=monitor)
+            apply(item.path, engine=item.engine, monitor=monitor)
             done.append({"name": item.name, "state": "applied"})
         except RebootlessError as exc:
             failure = exc

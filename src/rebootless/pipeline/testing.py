@@ -10,6 +10,7 @@ from ..base.events import Monitor, NullMonitor
 from ..base.fs import read_text
 from ..bundle import archive
 from ..bundle.manifest import Manifest
+from ..engine.base import AUTO
 from ..kernel.image import load as load_image
 from ..kernel.modules import find_module, load_module, module_name
 from ..lab.report import TestReport
@@ -28,6 +29,7 @@ def test(
     check: Path | None = None,
     expect_before: str = "fail",
     workload: bool = True,
+    engine: str = AUTO,
     modules: Sequence[Path] = (),
     local: LocalProvider | None = None,
     monitor: Monitor | None = None,
@@ -35,10 +37,11 @@ def test(
     """Boots the bundle's kernel in QEMU, applies the bundle under load, and undoes it.
 
     `check` is a shell script that must fail before (unless `expect_before` is "pass"), pass while
-    the patch is applied, and after the undo do as before. The report becomes the bundle's
-    test.log; the guest's console is kept beside the bundle. A failed test is a report with the
-    verdict 'failed', not an exception. `modules` are files of out-of-tree modules that it patches
-    (default: those in lib/modules/RELEASE). Raises BundleError, NotFoundError, WrongKernelError.
+    the patch is applied, and after the undo do as before. `engine` is 'auto' or a name. The
+    report becomes the bundle's test.log; the guest's console is kept beside the bundle. A failed
+    test is a report with the verdict 'failed', not an exception. `modules` are files of out-of-tree
+    modules that it patches (default: those in lib/modules/RELEASE). Raises BundleError,
+    NotFoundError, WrongKernelError.
     """
     monitor = monitor or NullMonitor()
     content = archive.read(bundle)
@@ -49,6 +52,7 @@ def test(
         check=read_text(check) if check else "",
         fails_without=expect_before == "fail",
         workload=workload,
+        engine=engine,
         more_modules=_external_modules(content.manifest, files, modules),
     )
     return run_and_record(scenario, bundle, content, monitor)
@@ -71,6 +75,7 @@ def scenario_of(
     fails_without: bool = True,
     workload: bool = True,
     late: bool = False,
+    engine: str = AUTO,
     more_modules: tuple[Path, ...] = (),
     extra_modules: tuple[str, ...] = (),
     extra_files: Mapping[str, tuple[bytes, int]] | None = None,
@@ -102,6 +107,8 @@ def scenario_of(
         load_late=modules if late else (),
         workload=workload,
         wanted=wanted_of(manifest),
+        engine=engine,
+        core=content.core,
         files=extra_files or {},
     )
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from rebootless.base.errors import ResourceError
-from rebootless.engine import doctor, doctor_apply, doctor_tools
+from rebootless.engine import doctor, doctor_apply, doctor_engines, doctor_tools
+from rebootless.engine.core import CoreState
 from rebootless.engine.doctor_facts import Check, Facts, Status, gather
 from rebootless.engine.local import LocalMachine
 from rebootless.kernel.config import Config, parse
@@ -84,15 +85,21 @@ def test_a_stock_debian_can_do_everything() -> None:
     examination = doctor.judge(DEBIAN)
     assert failing(DEBIAN) == {}
     assert {area: v.text for area, v in examination.can.items()} == dict.fromkeys(
-        ("apply", "build", "test"), "yes"
+        ("apply", "engines", "build", "test"), "yes"
     )
 
 
 def test_a_microvm_can_only_build_and_test() -> None:
     examination = doctor.judge(MICROVM)
     assert failing(MICROVM) == {
-        "no": ["live patching", "symbols", "modules", "lockdown"],
-        "warning": ["compiler"],
+        "no": ["symbols", "modules", "lockdown", "chosen engine"],
+        "warning": [
+            "live patching",
+            "engine livepatch",
+            "engine per-task",
+            "engine atomic",
+            "compiler",
+        ],
     }
     assert not examination.can["apply"].ok
     assert examination.can["build"].text == "yes (mind: compiler)"
@@ -105,10 +112,27 @@ def test_a_microvm_can_only_build_and_test() -> None:
     [
         (but(architecture="aarch64"), doctor_apply.architecture, "no", "aarch64"),
         (but(livepatch_folder=False), doctor_apply.livepatch, "no", "mount sysfs"),
-        (but(livepatch_folder=False, config=None), doctor_apply.livepatch, "no", "is missing"),
+        (but(livepatch_folder=False, config=None), doctor_apply.livepatch, "warning", "per-task"),
         (but(ftrace_enabled="0"), doctor_apply.ftrace, "no", "sysctl kernel.ftrace_enabled=1"),
-        (but(ftrace_enabled=None), doctor_apply.ftrace, "no", "is missing"),
-        (but(config=parse("CONFIG_X=y")), doctor_apply.ftrace, "no", "FUNCTION_TRACER"),
+        (but(ftrace_enabled=None), doctor_apply.ftrace, "warning", "with a jump"),
+        (but(config=parse("CONFIG_X=y")), doctor_apply.ftrace, "warning", "FUNCTION_TRACER"),
+        (DEBIAN, doctor_engines.livepatch, "ok", "tries once each second"),
+        (but(core=CoreState(True, "1")), doctor_engines.livepatch, "ok", "driven by the core"),
+        (DEBIAN, doctor_engines.choice, "ok", "livepatch: the kernel has it"),
+        (
+            but(livepatch_folder=False),
+            doctor_engines.choice,
+            "ok",
+            "per-task: not livepatch",
+        ),
+        (
+            but(livepatch_folder=False, ftrace_enabled=None),
+            doctor_engines.choice,
+            "ok",
+            "not per-task, since the kernel has no ftrace",
+        ),
+        (but(ftrace_enabled="0"), doctor_engines.choice, "no", "sysctl kernel.ftrace_enabled=1"),
+        (but(ftrace_enabled="0"), doctor_engines.atomic, "warning", "switched off"),
         (but(config=parse("CONFIG_X=y")), doctor_apply.stacks, "warning", "not reliable"),
         (but(config=None), doctor_apply.stacks, "warning", "unknown"),
         (but(config=None), doctor_apply.symbols, "warning", "unknown"),

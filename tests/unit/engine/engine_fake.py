@@ -16,7 +16,7 @@ from pathlib import Path
 
 from rebootless.engine.machine import ModuleSource
 from rebootless.engine.refusal import load_refused, removal_refused
-from rebootless.engine.status import ROOT
+from rebootless.engine.status import CORE, CORE_ROOT, ROOT
 
 RECORDED = Path(__file__).parent / "data" / "blocked-6.1.json"
 RELEASE = "6.1.0-55-cloud-amd64"
@@ -38,7 +38,7 @@ class FakeMachine:
     clock: float = 0.0
     loaded: list[str] = field(default_factory=list)
     written: list[tuple[str, str]] = field(default_factory=list)
-    ends: tuple[float, str] | None = None  # (clock, patch) of the transition that goes on
+    ends: tuple[float, str] | None = None  # (clock, folder) of the transition that goes on
 
     @classmethod
     def plain(cls) -> FakeMachine:
@@ -46,6 +46,7 @@ class FakeMachine:
         recorded = json.loads(RECORDED.read_text())
         fake = cls(directories={ROOT})
         fake.files["/proc/sys/kernel/osrelease"] = f"{RELEASE}\n".encode()
+        fake.files["/proc/sys/kernel/ftrace_enabled"] = b"1\n"
         fake.files["/proc/sys/kernel/tainted"] = b"0\n"
         fake.files["/sys/kernel/notes"] = base64.b64decode(recorded["notes"])
         return fake
@@ -84,12 +85,12 @@ class FakeMachine:
     def write(self, path: str, text: str) -> None:
         self.written.append((path, text))
         self.files[path] = text.encode()
-        patch = path.split("/")[4]
+        base = path.rpartition("/")[0]
         if path.endswith("/enabled"):
-            delay = self.reverses_after if self._moving(patch) else self.moves_after
-            self._begin(patch, delay)
+            delay = self.reverses_after if self._moving(base) else self.moves_after
+            self._begin(base, delay)
         if path.endswith("/force"):
-            self._begin(patch, 0.1)
+            self._begin(base, 0.1)
 
     def matching_lines(self, path: str, words: Sequence[str]) -> list[str]:
         text = self.files.get(path, b"").decode()
@@ -106,18 +107,36 @@ class FakeMachine:
         if self.refuses:
             raise load_refused(self, name, self.refuses)
         self.loaded.append(name)
-        self.directories |= {f"{ROOT}/{name}", f"{ROOT}/{name}/vmlinux", f"/sys/module/{name}"}
-        self.directories.add(f"{ROOT}/{name}/vmlinux/cmdline_proc_show,1")
-        self.files[f"{ROOT}/{name}/enabled"] = b"1\n"
-        self.files[f"{ROOT}/{name}/force"] = b"0\n"
-        self.files[f"{ROOT}/{name}/vmlinux/patched"] = b"1\n"
-        self.files[f"/sys/module/{name}/taint"] = b"OEK\n"
-        self._begin(name, self.moves_after)
+        self.directories.add(f"/sys/module/{name}")
+        if name == "rebootless_core":
+            self.directories |= {CORE, CORE_ROOT}
+            self.files[f"{CORE}/version"] = b"1\n"
+            return
+        engine = parameters.partition("engine=")[2]
+        root = CORE_ROOT if engine else ROOT
+        base = f"{root}/{name}"
+        self.directories |= {base, f"{base}/vmlinux", f"{base}/vmlinux/cmdline_proc_show,1"}
+        self.files |= {
+            f"{base}/enabled": b"1\n",
+            f"{base}/force": b"0\n",
+            f"{base}/vmlinux/patched": b"1\n",
+            f"/sys/module/{name}/taint": b"OEK\n",
+        }
+        if engine:
+            self.files |= {
+                f"{base}/engine": engine.encode() + b"\n",
+                f"{base}/signal": b"0\n",
+                f"{base}/left": b"1\n",
+                f"{base}/held": b"77\t78\tpipe_read\tstuck task\n",
+                f"{base}/stats": b"attempts 3\nelapsed_ns 2500000\n",
+            }
+        self._begin(base, self.moves_after)
 
     def remove_module(self, name: str) -> None:
         if f"/sys/module/{name}" not in self.directories:
             raise removal_refused(name, errno.ENOENT)
-        if self.busy_removals or f"{ROOT}/{name}" in self.directories:
+        in_force = {f"{root}/{name}" for root in (ROOT, CORE_ROOT)} & self.directories
+        if self.busy_removals or in_force:
             self.busy_removals = max(0, self.busy_removals - 1)
             raise removal_refused(name, errno.EWOULDBLOCK)
         self._drop(f"/sys/module/{name}")
@@ -131,21 +150,26 @@ class FakeMachine:
     def now(self) -> float:
         return self.clock
 
-    def _moving(self, patch: str) -> bool:
-        return self.files.get(f"{ROOT}/{patch}/transition", b"0").strip() == b"1"
+    def gives_up(self, name: str, engine_root: str = CORE_ROOT) -> None:
+        """An engine of the core stops trying: the patch is off."""
+        self.files[f"{engine_root}/{name}/enabled"] = b"0\n"
+        self._begin(f"{engine_root}/{name}", 0)
 
-    def _begin(self, patch: str, delay: float | None) -> None:
-        self.files[f"{ROOT}/{patch}/transition"] = b"1\n"
-        self.ends = None if delay is None else (self.clock + delay, patch)
+    def _moving(self, base: str) -> bool:
+        return self.files.get(f"{base}/transition", b"0").strip() == b"1"
+
+    def _begin(self, base: str, delay: float | None) -> None:
+        self.files[f"{base}/transition"] = b"1\n"
+        self.ends = None if delay is None else (self.clock + delay, base)
 
     def _tick(self) -> None:
         if self.ends is None or self.clock < self.ends[0]:
             return
-        patch = self.ends[1]
+        base = self.ends[1]
         self.ends = None
-        self.files[f"{ROOT}/{patch}/transition"] = b"0\n"
-        if self.files[f"{ROOT}/{patch}/enabled"].strip() == b"0":
-            self._drop(f"{ROOT}/{patch}")
+        self.files[f"{base}/transition"] = b"0\n"
+        if self.files[f"{base}/enabled"].strip() == b"0":
+            self._drop(base)
 
     def _drop(self, root: str) -> None:
         self.directories = {d for d in self.directories if not (d + "/").startswith(root + "/")}
@@ -158,7 +182,9 @@ def _matches(path: str, pattern: str) -> bool:
     return len(parts) == len(wanted) and all(map(fnmatch.fnmatch, parts, wanted))
 
 
-def module_blob(name: str, *, release: str = RELEASE, livepatch: bool = True) -> bytes:
+def module_blob(
+    name: str, *, release: str = RELEASE, livepatch: bool = True, engines: bool = False
+) -> bytes:
     """The smallest ELF file with a .modinfo section: what the engine reads of a module."""
     tags = [
         f"name={name}",
@@ -167,6 +193,8 @@ def module_blob(name: str, *, release: str = RELEASE, livepatch: bool = True) ->
     ]
     if livepatch:
         tags.append("livepatch=Y")
+    if engines:
+        tags.append("parmtype=engine:charp")
     info = b"".join(tag.encode() + b"\0" for tag in tags)
     names = b"\0.modinfo\0.shstrtab\0"
     table = 64 + len(info) + len(names)

@@ -17,8 +17,9 @@ from rebootless.base.errors import (
     StateError,
     WrongKernelError,
 )
-from rebootless.engine import livepatch, status, transition
-from rebootless.engine.livepatch import Wanted
+from rebootless.engine import patching, status, transition
+from rebootless.engine.checks import Wanted
+from rebootless.engine.livepatch import Livepatch
 from rebootless.engine.status import ROOT, PatchedFunction
 from rebootless.engine.transition import OnTimeout, Policy
 
@@ -27,7 +28,7 @@ CMDLINE = PatchedFunction("vmlinux", "cmdline_proc_show")
 
 def test_apply_waits_for_the_transition_and_reports_the_patch():
     machine = FakeMachine.plain()
-    applied = livepatch.apply(machine, module_blob("fix"), wanted=Wanted(build_id=BUILD_ID))
+    applied = patching.apply(machine, module_blob("fix"), wanted=Wanted(build_id=BUILD_ID))
     assert (applied.name, applied.transition.outcome) == ("fix", "complete")
     assert applied.patch.state == "applied"
     assert 1.0 <= applied.transition.seconds < 2.0
@@ -37,7 +38,7 @@ def test_apply_waits_for_the_transition_and_reports_the_patch():
 def test_apply_reads_a_file(tmp_path: Path):
     path = tmp_path / "fix.ko"
     path.write_bytes(module_blob("fix"))
-    assert livepatch.apply(FakeMachine.plain(), path).name == "fix"
+    assert patching.apply(FakeMachine.plain(), path).name == "fix"
 
 
 @pytest.mark.parametrize(
@@ -65,15 +66,15 @@ def test_apply_refuses_before_it_loads(blob, wanted, error, says):
     note = b"\4\0\0\0\2\0\0\0\3\0\0\0GNU\0\xab\xcd\0\0"
     machine.files["/sys/module/ext4/notes/.note.gnu.build-id"] = note
     with pytest.raises(error, match=says):
-        livepatch.apply(machine, blob, wanted=wanted)
+        patching.apply(machine, blob, wanted=wanted)
     assert machine.loaded == []
 
 
 def test_apply_twice_is_a_state_error():
     machine = FakeMachine.plain()
-    livepatch.apply(machine, module_blob("fix"))
+    patching.apply(machine, module_blob("fix"))
     with pytest.raises(StateError, match="fix is already applied"):
-        livepatch.apply(machine, module_blob("fix"))
+        patching.apply(machine, module_blob("fix"))
     assert machine.loaded == ["fix"]
 
 
@@ -81,17 +82,17 @@ def test_a_leftover_module_of_that_name_is_named():
     machine = FakeMachine.plain()
     machine.directories.add("/sys/module/fix")
     with pytest.raises(StateError) as caught:
-        livepatch.apply(machine, module_blob("fix"))
+        patching.apply(machine, module_blob("fix"))
     assert "undo fix removes it" in (caught.value.hint or "")
 
 
 def test_two_patches_of_one_function_conflict_unless_it_replaces():
     machine = FakeMachine.plain()
-    livepatch.apply(machine, module_blob("one"))
+    patching.apply(machine, module_blob("one"))
     with pytest.raises(StateError, match="one already patches cmdline_proc_show"):
-        livepatch.apply(machine, module_blob("two"), wanted=Wanted(functions=(CMDLINE,)))
+        patching.apply(machine, module_blob("two"), wanted=Wanted(functions=(CMDLINE,)))
     wanted = Wanted(functions=(CMDLINE,), replace=True)
-    assert livepatch.apply(machine, module_blob("two"), wanted=wanted).name == "two"
+    assert patching.apply(machine, module_blob("two"), wanted=wanted).name == "two"
 
 
 def test_positions_0_and_1_are_the_same_function_and_2_is_not():
@@ -104,15 +105,15 @@ def test_a_kernel_without_live_patching_is_named():
     machine = FakeMachine.plain()
     machine.directories.clear()
     with pytest.raises(KernelRefusedError, match="no live patching"):
-        livepatch.apply(machine, module_blob("fix"))
+        patching.apply(machine, module_blob("fix"))
 
 
 def test_a_transition_of_another_patch_is_waited_for_by_the_user():
     machine = FakeMachine.blocked()
     with pytest.raises(StateError, match="busy applying rl_sleep"):
-        livepatch.apply(machine, module_blob("fix"))
+        patching.apply(machine, module_blob("fix"))
     with pytest.raises(StateError, match="busy applying rl_sleep"):
-        livepatch.undo(machine, "rl_cmdline")
+        patching.undo(machine, "rl_cmdline")
 
 
 def test_a_stalled_apply_is_reversed_and_its_module_removed():
@@ -124,7 +125,7 @@ def test_a_stalled_apply_is_reversed_and_its_module_removed():
     with pytest.raises(
         StalledError, match=r"1 task: 7 stuck sleeps in pipe_read.*reversed"
     ) as caught:
-        livepatch.apply(machine, module_blob("fix"), policy=Policy(wait=5))
+        patching.apply(machine, module_blob("fix"), policy=Policy(wait=5))
     assert caught.value.exit_code == 12
     assert machine.written == [(f"{ROOT}/fix/enabled", "0")]
     assert not machine.exists(f"{ROOT}/fix")
@@ -136,21 +137,21 @@ def test_a_stalled_apply_can_be_left_or_forced():
     machine = FakeMachine.plain()
     machine.moves_after = None
     with pytest.raises(StalledError, match="goes on trying"):
-        livepatch.apply(machine, module_blob("a"), policy=Policy(5, OnTimeout.LEAVE))
+        patching.apply(machine, module_blob("a"), policy=Policy(5, OnTimeout.LEAVE))
     assert machine.written == []
     machine = FakeMachine.plain()
     machine.moves_after = None
-    applied = livepatch.apply(machine, module_blob("b"), policy=Policy(5, OnTimeout.FORCE))
+    applied = patching.apply(machine, module_blob("b"), policy=Policy(5, OnTimeout.FORCE))
     assert applied.transition.outcome == "forced"
     assert machine.written == [(f"{ROOT}/b/force", "1")]
 
 
 def test_a_stalled_undo_leaves_the_patch_applied():
     machine = FakeMachine.plain()
-    livepatch.apply(machine, module_blob("fix"))
+    patching.apply(machine, module_blob("fix"))
     machine.moves_after = None
     with pytest.raises(StalledError, match="still applied, as before"):
-        livepatch.undo(machine, "fix", policy=Policy(wait=3))
+        patching.undo(machine, "fix", policy=Policy(wait=3))
     assert status.livepatches(machine)[0].state == "applied"
 
 
@@ -168,7 +169,7 @@ def interrupted(machine):
 def test_an_interrupted_apply_is_taken_back():
     machine = FakeMachine.plain()
     with interrupted(machine):
-        livepatch.apply(machine, module_blob("fix"), policy=Policy(take_back=True))
+        patching.apply(machine, module_blob("fix"), policy=Policy(take_back=True))
     assert machine.written == [(f"{ROOT}/fix/enabled", "0")]
     assert not machine.exists(f"{ROOT}/fix")
     assert not machine.exists("/sys/module/fix")
@@ -176,9 +177,9 @@ def test_an_interrupted_apply_is_taken_back():
 
 def test_an_interrupted_undo_is_taken_back():
     machine = FakeMachine.plain()
-    livepatch.apply(machine, module_blob("fix"))
+    patching.apply(machine, module_blob("fix"))
     with interrupted(machine):
-        livepatch.undo(machine, "fix", policy=Policy(take_back=True))
+        patching.undo(machine, "fix", policy=Policy(take_back=True))
     (patch,) = status.livepatches(machine)
     assert patch.state == "applied"
 
@@ -195,7 +196,7 @@ def test_what_cannot_be_taken_back_after_an_interrupt_is_said():
 
     machine.sleep = once
     with pytest.raises(StalledError, match="was interrupted, and taking it back has not finished"):
-        livepatch.apply(machine, module_blob("fix"), policy=Policy(take_back=True, reverse_wait=3))
+        patching.apply(machine, module_blob("fix"), policy=Policy(take_back=True, reverse_wait=3))
 
 
 def test_old_kernels_get_their_signal_switch_used():
@@ -203,31 +204,33 @@ def test_old_kernels_get_their_signal_switch_used():
     machine.moves_after = 20
     machine.load_module(b"", name="fix")
     machine.files[f"{ROOT}/fix/signal"] = b"0"
-    transition.follow(machine, "fix", applying=True, policy=Policy(signal_after=2))
+    transition.follow(
+        machine, "fix", engine=Livepatch(), applying=True, policy=Policy(signal_after=2)
+    )
     assert machine.written == [(f"{ROOT}/fix/signal", "1")]
 
 
 def test_undo_removes_patch_and_module_and_waits_for_the_kernel_to_let_go():
     machine = FakeMachine.plain()
-    livepatch.apply(machine, module_blob("fix"))
+    patching.apply(machine, module_blob("fix"))
     machine.busy_removals = 3
-    undone = livepatch.undo(machine, "fix")
+    undone = patching.undo(machine, "fix")
     assert undone.remains == ()
     assert machine.directories == {ROOT}
 
 
 def test_undo_says_what_remains():
     machine = FakeMachine.plain()
-    livepatch.apply(machine, module_blob("fix"))
+    patching.apply(machine, module_blob("fix"))
     machine.busy_removals = 1000
-    assert livepatch.undo(machine, "fix").remains == (
+    assert patching.undo(machine, "fix").remains == (
         "cannot remove module fix: it is in use [EAGAIN]",
     )
 
 
 def test_undo_of_what_is_not_there():
     with pytest.raises(StateError, match=r"no live patch fix is applied \(applied: none\)"):
-        livepatch.undo(FakeMachine.plain(), "fix")
+        patching.undo(FakeMachine.plain(), "fix")
 
 
 def test_undo_removes_a_module_whose_patch_is_off_but_no_other_module():
@@ -235,9 +238,9 @@ def test_undo_removes_a_module_whose_patch_is_off_but_no_other_module():
     for name, taint in (("fix", b"OEK\n"), ("loop", b"\n")):
         machine.directories.add(f"/sys/module/{name}")
         machine.files[f"/sys/module/{name}/taint"] = taint
-    assert livepatch.undo(machine, "fix").transition is None
+    assert patching.undo(machine, "fix").transition is None
     with pytest.raises(StateError):
-        livepatch.undo(machine, "loop")
+        patching.undo(machine, "loop")
     assert machine.exists("/sys/module/loop")
 
 
@@ -271,7 +274,7 @@ def test_refusals_are_explained(number, files, log, says):
     machine.log = log.splitlines()
     machine.refuses = number
     with pytest.raises(KernelRefusedError, match=says) as caught:
-        livepatch.apply(machine, module_blob("fix"))
+        patching.apply(machine, module_blob("fix"))
     assert errno.errorcode[number] in caught.value.message
     assert caught.value.hint
 

@@ -6,17 +6,19 @@ from pathlib import Path
 
 import click
 
-from ..options import FILE, transition_options, verb
+from ..options import FILE, engine_option, transition_options, verb
 from ..output import Facts, Output, Page
 
 
 @verb
 @click.argument("bundle", type=FILE)
+@engine_option
 @transition_options
 @click.option("--force", is_flag=True, help="Short for --on-timeout force.")
 def command(
     out: Output,
     bundle: Path,
+    engine: str,
     wait: float,
     signal_after: float | None,
     on_timeout: str,
@@ -30,6 +32,7 @@ def command(
 
     applied = pipeline.apply(
         bundle,
+        engine=engine,
         wait=wait,
         signal_after=signal_after,
         on_timeout=on_timeout,
@@ -45,8 +48,11 @@ def render(page: Page, facts: Facts) -> None:
     page.pairs(
         [
             ("patch", facts["name"]),
+            ("engine", facts.get("engine")),
+            ("chosen", facts.get("why")),
             ("transition", transition.get("outcome")),
             ("seconds", transition.get("seconds")),
+            ("tasks woken", "yes" if transition.get("signalled") else None),
             ("replaced", facts.get("replaced")),
             ("modules not loaded yet", facts.get("waiting")),
             ("remains", facts.get("remains")),

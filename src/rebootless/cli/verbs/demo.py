@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from ..options import DIRECTORY, verb
+from ..options import DIRECTORY, engine_option, verb
 from ..output import Facts, Output, Page
 from .test import render as render_test
 
@@ -19,8 +19,9 @@ from .test import render as render_test
     show_default=True,
     help="Where the patch, the bundle and the reports go.",
 )
+@engine_option
 @click.option("--own", is_flag=True, help="A patch of ours that shows in /proc/version.")
-def command(out: Output, folder: Path, own: bool) -> None:
+def command(out: Output, folder: Path, engine: str, own: bool) -> None:
     """Patch a stock kernel live, in a virtual machine, from source to proof.
 
     Takes the newest small update of the distribution's kernel, builds it for the kernel before
@@ -29,7 +30,7 @@ def command(out: Output, folder: Path, own: bool) -> None:
     """
     from ... import pipeline
 
-    out.show(pipeline.demo(folder=folder, own=own, monitor=out.monitor), render)
+    out.show(pipeline.demo(folder=folder, own=own, engine=engine, monitor=out.monitor), render)
 
 
 def render(page: Page, facts: Facts) -> None:

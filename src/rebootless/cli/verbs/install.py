@@ -6,18 +6,19 @@ from pathlib import Path
 
 import click
 
-from ..options import DIRECTORY, FILE, verb
+from ..options import DIRECTORY, FILE, engine_option, verb
 from ..output import Facts, Output, Page
 
 
 @verb
 @click.argument("bundle", type=FILE)
+@engine_option
 @click.option("--root", type=DIRECTORY, default=Path("/"), help="Install into this root directory.")
-def command(out: Output, bundle: Path, root: Path) -> None:
+def command(out: Output, bundle: Path, engine: str, root: Path) -> None:
     """Have BUNDLE applied at every boot of the kernel that it is for."""
     from ... import pipeline
 
-    out.show(pipeline.install(bundle, root), render)
+    out.show(pipeline.install(bundle, root, engine=engine), render)
 
 
 def render(page: Page, facts: Facts) -> None:

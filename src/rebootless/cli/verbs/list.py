@@ -23,7 +23,7 @@ def command(out: Output, root: Path) -> None:
 
 def render(page: Page, facts: Facts) -> None:
     """One line per patch."""
-    rows = [(p["name"], p["state"], p["installed"]) for p in facts["patches"]]
-    page.table(["patch", "state", "installed"], rows)
+    rows = [(p["name"], p["state"], p["engine"], p["installed"]) for p in facts["patches"]]
+    page.table(["patch", "state", "engine", "installed"], rows)
     if not rows:
         page.line("no live patch is applied or installed")

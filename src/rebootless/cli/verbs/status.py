@@ -28,7 +28,10 @@ def render(page: Page, facts: Facts) -> None:
             ("taint", facts["taint"]["letters"]),
         ]
     )
-    page.table(["patch", "state"], [(p["name"], p["state"]) for p in patches])
+    page.table(
+        ["patch", "engine", "state", "tasks left"],
+        [(p["name"], p["engine"], p["state"], p.get("left")) for p in patches],
+    )
     page.table(
         ["patch", "object", "function"],
         [(p["name"], f["object"], f["name"]) for p in patches for f in p.get("functions", ())],
@@ -41,5 +44,7 @@ def render(page: Page, facts: Facts) -> None:
             for b in p.get("blockers", ())
         ],
     )
+    for name in facts["leftovers"]:
+        page.line(f"the module {name} is loaded and not in force; `undo {name}` removes it")
     if not patches:
         page.line("no live patch is applied")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ...base.errors import TestFailedError
-from ..options import FILE, local_options, verb
+from ..options import FILE, engine_option, local_options, verb
 from ..output import Facts, Output, Page
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 @click.option(
     "--workload/--no-workload", default=True, show_default=True, help="Keep the guest busy."
 )
+@engine_option
 @click.option("--module", "installed", multiple=True, type=FILE, metavar="FILE.ko",
               help="An out-of-tree module that it patches.")  # fmt: skip
 @local_options
@@ -38,6 +39,7 @@ def command(
     check: Path | None,
     before: str,
     workload: bool,
+    engine: str,
     installed: Sequence[Path],
     local: LocalProvider | None,
 ) -> None:
@@ -53,6 +55,7 @@ def command(
         check=check,
         expect_before=before,
         workload=workload,
+        engine=engine,
         modules=installed,
         local=local,
         monitor=out.monitor,
