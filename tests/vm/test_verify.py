@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from rebootless.engine import livepatch
+from rebootless.engine import patching
 from rebootless.integrity.report import Report
 from rebootless.pipeline.verifying import verify
 
@@ -75,10 +75,10 @@ def test_tracepoints_tracers_and_kprobes_are_accounted_for(lab, check: Verify) -
 
 
 def test_a_live_patch_is_told_and_no_difference(lab, patches, check: Verify) -> None:
-    livepatch.apply(lab.machine, patches["rl_cmdline"])
-    livepatch.apply(lab.machine, patches["rl_dummy"])
+    patching.apply(lab.machine, patches["rl_cmdline"])
+    patching.apply(lab.machine, patches["rl_dummy"])
     report = check()
-    undone = [livepatch.undo(lab.machine, name) for name in ("rl_dummy", "rl_cmdline")]
+    undone = [patching.undo(lab.machine, name) for name in ("rl_dummy", "rl_cmdline")]
     assert_clean(report)
     assert [(r.object, r.function, r.patches) for v in report.verdicts for r in v.redirected] == [
         ("dummy", "dummy_get_stats64", ("rl_dummy",)),
