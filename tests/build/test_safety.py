@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from rebootless import pipeline
 from rebootless.base.events import NullMonitor
+from rebootless.base.workdir import Workdir
 from rebootless.bundle import archive
 from rebootless.compile.originals import Variant
+from rebootless.compile.reach import HeaderReach
 from rebootless.compile.tree import Tree
-from rebootless.compile.unit import build_originals
+from rebootless.compile.unit import UnitPair, build_originals
 from rebootless.elf.reader import read
+from rebootless.patch.source import load
+from rebootless.pipeline.copies import search
+from rebootless.pipeline.job import Job
 from rebootless.pipeline.kernel import ShippedKernel
 from rebootless.provider.base import KernelFiles
 from rebootless.safety.code import CodeUnit
@@ -115,3 +121,49 @@ def test_a_header_of_code_that_is_not_rebuilt(
     assert warning.symbol == header
     for part in ("rebuilt: 1;", "patch: 1)", "decompress_unxz.c", "misc.c"):
         assert part in warning.message, warning.message
+
+
+def test_copies_are_searched_for_in_shipped_code(
+    stock_kernel: KernelFiles,
+    stock_tree: Tree,
+    edit_patch: Callable[[Path, Edits, Path], Path],
+    tmp_path: Path,
+) -> None:
+    """As if no unit had been rebuilt, or one: the old audit_getname() calls __audit_getname()."""
+    header, unit = "include/linux/audit.h", "fs/namei.c"
+    old = "\tif (unlikely(!audit_dummy_context()))\n\t\t__audit_getname(name);"
+    patch = load([edit_patch(stock_tree.orig, {header: (old, f"\tbarrier();\n{old}")},
+                             tmp_path / "audit.patch")])  # fmt: skip
+    kernel = ShippedKernel(stock_kernel)
+    job = Job("rl", "1", patch, kernel, False, (), Workdir(tmp_path), NullMonitor(),
+              tree=stock_tree)  # fmt: skip
+    (found,) = search(job, HeaderReach((header,), 1), {})
+    assert (found.inline, found.target) == ("audit_getname", "__audit_getname")
+    assert {name.strip("'").partition(".")[0] for name in found.callers} == {
+        "getname_flags", "getname_kernel",
+    }  # fmt: skip
+    built = build_originals(stock_tree, [unit], NullMonitor(), variant=Variant())
+    pair = UnitPair(unit, "vmlinux", "", built[unit], built[unit])
+    (found,) = search(replace(job, pairs=(pair,)), HeaderReach((header,), 1), {})
+    assert (found.target, found.callers) == ("__audit_getname", ())
+
+
+def test_copies_in_modules_of_other_origin(
+    stock_kernel: KernelFiles,
+    stock_tree: Tree,
+    edit_patch: Callable[[Path, Edits, Path], Path],
+    tmp_path: Path,
+) -> None:
+    """A shipped module stands for one of other origin: it is compiled from the old header."""
+    header = "include/net/sock.h"
+    old = "\tif (unlikely(READ_ONCE(sk->sk_backlog.tail))) {"
+    patch = load([edit_patch(stock_tree.orig, {header: (old, f"\tbarrier();\n{old}")},
+                             tmp_path / "sock.patch")])  # fmt: skip
+    kernel = ShippedKernel(stock_kernel)
+    job = Job("rl", "1", patch, kernel, False, (), Workdir(tmp_path), NullMonitor(),
+              tree=stock_tree)  # fmt: skip
+    assert kernel.files.modules is not None
+    paths = {name: next(kernel.files.modules.rglob(f"{name}.ko")) for name in ("tls", "dummy")}
+    (found,) = search(job, HeaderReach((header,), 1), paths)
+    assert (found.inline, found.target) == ("sk_flush_backlog", "__sk_flush_backlog")
+    assert {name for name in found.callers if " of " in name} == {"'tls_sw_recvmsg' of tls"}

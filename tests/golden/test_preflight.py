@@ -13,8 +13,9 @@ from rebootless.diff import Delta
 from rebootless.elf.reader import read as read_elf
 from rebootless.safety import Verdict
 from rebootless.safety.code import CodeUnit
+from rebootless.safety.copies import Searched, changed_inlines, check_copies
 from rebootless.safety.entries import Entry
-from rebootless.safety.preflight import Target, check_copies, check_entries, has_room
+from rebootless.safety.preflight import Target, check_entries, has_room
 
 Unit = Callable[..., CodeUnit]
 PLAIN = "int f(int x) { return helper(x) + 1; }\n"
@@ -134,6 +135,51 @@ def test_those_who_may_hold_inlined_copies_are_told() -> None:
         assert part in warning.message
     assert check_copies(HeaderReach(), 3, ["zfs"]) == Verdict(), "no header is touched"
     assert check_copies(HeaderReach(("a.h",), 2), 1, []) == Verdict(), "all was rebuilt"
+
+
+HEADER = """
+#include <linux/other.h>
+#define twice(x) ({ \\
+	rare(x); })
+extern void rare(int x); /* rare(1); { */
+int common(void);
+struct thing { int (*call)(int); };
+static inline void first(struct thing *t)
+{
+	if (t) /* } */
+		rare(t->call(1));
+	else
+		elsewhere("}");
+}
+
+static inline int second(void)
+{
+	return common() ? sizeof(int) : 1;
+}
+"""
+
+
+def test_what_changed_inline_functions_call() -> None:
+    at = {text: n for n, text in enumerate(HEADER.splitlines(), 1)}
+    line = at['\t\telsewhere("}");']
+    (first,) = changed_inlines(HEADER, [line])
+    assert (first.name, first.calls) == ("first", ("rare", "call", "elsewhere"))
+    assert first.declared == {"rare"}
+    both = changed_inlines(HEADER, [line, at["\treturn common() ? sizeof(int) : 1;"]])
+    assert [inline.name for inline in both] == ["first", "second"]
+    assert changed_inlines(HEADER, [at["int common(void);"]]) == (), "no function changes"
+
+
+def test_what_the_search_for_copies_found_is_told() -> None:
+    quiet = Searched("hold", "__hold", ())
+    found = Searched("hold", "__hold", ("'keep'", "'take' of zfs"))
+    assert check_copies(HeaderReach(("a.h",), 2), 1, [], [quiet]) == Verdict(), "all was rebuilt"
+    (warning,) = check_copies(HeaderReach(("a.h",), 2), 1, [], [found]).warnings
+    for part in ("in code that was not rebuilt", "'__hold' as the old 'hold' does: 'keep', 'take'"):
+        assert part in warning.message
+    (warning,) = check_copies(REACH, 3, ["zfs"], [quiet, Searched("drop")]).warnings
+    for part in ("No code that was not rebuilt calls '__hold'", "Copies of 'drop' cannot be told"):
+        assert part in warning.message
 
 
 def test_the_reach_of_headers_is_kept_with_the_stage(tmp_path: Path) -> None:

@@ -113,6 +113,7 @@ def _built(
     with job.work.locked(job.monitor), Meanwhile() as meanwhile:
         meanwhile.read_ahead(job)
         job, pairs = compiled(job, inputs, tree, max_units)
+        job = replaced(job, pairs=pairs)
         units = _matched(job, _differing(job, pairs))
         with meanwhile.judging(job, units) as tell:
             if from_source:

@@ -12,8 +12,10 @@ from ..kernel.modules import foreign_modules, module_name
 from ..module.resolve import VMLINUX
 from ..safety import Verdict, preflight, quiescence, semantics
 from ..safety.code import CodeUnit
+from ..safety.copies import check_copies
 from ..safety.entries import Entries, ImageEntries, ModuleEntries
 from ..safety.tables import TableCheck
+from .copies import search
 from .external import INSTALLED
 from .job import Job, Unit
 from .layouts import layouts
@@ -66,8 +68,9 @@ def _copies(job: Job, units: Sequence[Unit]) -> Verdict:
         return Verdict()
     files = job.kernel.files
     folders = [INSTALLED / files.release, *([files.modules] if files.modules else [])]
-    foreign = {module_name(path) for folder in folders for path in foreign_modules(folder)}
-    return preflight.check_copies(reached, len(units), foreign)
+    foreign = {module_name(path): path for folder in folders for path in foreign_modules(folder)}
+    searched = search(job, reached, foreign)
+    return check_copies(reached, len(units), foreign, searched)
 
 
 def _tables(job: Job, units: Sequence[Unit]) -> Verdict:

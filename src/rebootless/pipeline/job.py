@@ -44,7 +44,8 @@ def by_object(units: Iterable[Unit]) -> dict[str, list[Unit]]:
 class Job:
     """What every stage of one build shares.
 
-    `sources` are C files by name, given or extracted; `tree` is there once it is prepared.
+    `sources` are C files by name, given or extracted; `tree` is there once it is prepared, `pairs`
+    once the units are compiled, also those that the patch leaves as they are.
     """
 
     name: str
@@ -58,4 +59,5 @@ class Job:
     toolchain: str = ""
     sources: Mapping[str, bytes] = field(default_factory=dict)
     tree: Tree | None = None
+    pairs: tuple[UnitPair, ...] = ()
     warnings: list[Finding] = field(default_factory=list)

@@ -1,18 +1,15 @@
 """What the shipped kernel says of the functions to be patched, before anything is loaded.
 
 That each name stands for one address is proven by run-pre matching (match/); here the address is
-taken as given. Whether code that was not rebuilt holds an inlined copy of the old code cannot be
-read from it: inlined code is mixed with its surroundings. So those who may hold one are named.
+taken as given.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..base.words import counted
-from ..compile.reach import HeaderReach
 from ..diff.delta import Finding
 from ..diff.names import source_name
 from ..elf.model import ElfFile
@@ -138,35 +135,3 @@ def has_room(code: CodeUnit, name: str) -> bool:
                 if owner == atom.index and place in taken:
                     return False
     return True
-
-
-def check_copies(reach: HeaderReach, changed_units: int, foreign: Iterable[str]) -> Verdict:
-    """Warns where inlined copies of a changed header's code may remain.
-
-    `changed_units` came out different; `foreign` are modules that the kernel's package does not
-    ship, which may have been compiled with the old header.
-    """
-    if not reach.headers:
-        return Verdict()
-    modules = sorted(foreign)
-    left = []
-    if reach.kept:
-        left.append(f"{counted(len(reach.kept), 'file')} that cannot be patched: "
-                    f"{_few(reach.kept)}")  # fmt: skip
-    if modules:
-        left.append(f"{counted(len(modules), 'module')} of other origin: {_few(modules)}")
-    if not left:
-        return Verdict()
-    headers = _few(reach.headers)
-    message = (
-        f"{headers} (units that include it and were rebuilt: {reach.rebuilt}; changed by the "
-        f"patch: {changed_units}): copies of the old code may remain in "
-        f"{' and in '.join(left)}. Inlined copies cannot be found in compiled code: see whether "
-        "these use what the patch changes, and rebuild the modules"
-    )
-    return Verdict(warnings=(Finding("inline-copies", reach.headers[0], message),))
-
-
-def _few(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more

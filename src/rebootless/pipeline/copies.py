@@ -1,0 +1,126 @@
+"""Searches the shipped kernel for code that may hold an inlined copy of what a header said."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..base.errors import RebootlessError
+from ..base.fs import read_bytes, read_text
+from ..compile.reach import HeaderReach
+from ..compile.tree import Tree
+from ..diff.names import source_name
+from ..elf.constants import SymbolType
+from ..elf.reader import read as read_elf
+from ..kernel.modules import load_module, module_files, module_name
+from ..match import ShippedModule
+from ..match.users import users_of
+from ..module.resolve import VMLINUX
+from ..report import patchview
+from ..safety.copies import FEW, Inline, Searched, changed_inlines
+from .job import Job
+
+MOST = 4  # functions that are looked for, of one inline function; each takes 0.1 s
+
+
+def search(job: Job, reach: HeaderReach, foreign: Mapping[str, Path]) -> tuple[Searched, ...]:
+    """What shipped code tells of each inline function that the patch changes in its headers.
+
+    `foreign` are modules that the kernel's package does not ship, by name. Units that were rebuilt
+    are told by the names of their functions.
+    """
+    if job.tree is None:
+        return ()
+    inlines = [inline for path in reach.headers for inline in _changed(job, job.tree, path)]
+    if not inlines:
+        return ()
+    searcher = _Searcher(job, frozenset(_rebuilt(job)), foreign, bool(reach.kept))
+    return tuple(searcher.find(inline) for inline in inlines)
+
+
+def _changed(job: Job, tree: Tree, header: str) -> tuple[Inline, ...]:
+    try:
+        text = read_text(tree.orig / header)
+    except RebootlessError:  # the patch adds it
+        return ()
+    view = patchview.read(job.patch.text.decode(errors="replace"))
+    return changed_inlines(text, _old_lines(view, header))
+
+
+def _old_lines(view: patchview.PatchView, path: str) -> Iterator[int]:
+    """The lines before the patch that it removes, or after which it adds some."""
+    for file in view.files:
+        for hunk in file.hunks if file.path == path else ():
+            before = 0
+            for line in hunk.lines:
+                before = line.old or before
+                if line.mark != " ":
+                    yield before
+
+
+def _rebuilt(job: Job) -> Iterator[str]:
+    """The functions of all units that were compiled, as the source calls them."""
+    for pair in job.pairs:
+        table = read_elf(pair.orig).symbols
+        for name, kind in zip(table.names, table.type.tolist(), strict=True):
+            if kind == SymbolType.FUNC:
+                yield source_name(name)
+
+
+@dataclass(frozen=True)
+class _Searcher:
+    job: Job
+    rebuilt: Collection[str]
+    foreign: Mapping[str, Path]
+    kept: bool  # whether anything of the kernel includes a header and was not rebuilt
+
+    def find(self, inline: Inline) -> Searched:
+        """The callers of the function that fewest call, of those that the old code calls."""
+        kernel = self.job.kernel
+        ordered = sorted(inline.calls, key=lambda name: name not in inline.declared)
+        targets = [name for name in ordered if len(kernel.symbols.addresses(name)) == 1]
+        found = {name: self._in_image(name) for name in targets[:MOST]}
+        if not found:
+            return Searched(inline.name)
+        target = min(found, key=lambda name: (name not in inline.declared, len(found[name])))
+        if len(found[target]) > FEW:
+            return Searched(inline.name)
+        callers: list[str] = []
+        suspected = self.kept or target in inline.declared
+        if suspected:
+            others = (name for name in found[target] if source_name(name) not in self.rebuilt)
+            callers += [f"'{name}'" for name in others]
+        if target in kernel.exports:
+            callers += self._in_modules(target, own=suspected)
+        return Searched(inline.name, target, tuple(callers))
+
+    def _in_image(self, name: str) -> tuple[str, ...]:
+        kernel = self.job.kernel
+        (place,) = kernel.symbols.addresses(name)
+        users = users_of(kernel.shipped(VMLINUX), place)
+        return tuple(dict.fromkeys(user.name for user in users if user.calls))
+
+    def _in_modules(self, target: str, *, own: bool) -> Iterator[str]:
+        """The callers in modules (`own`: the kernel's as well) whose files are not compressed."""
+        needle = b"\0" + target.encode() + b"\0"
+        folder = self.job.kernel.files.modules
+        paths = module_files(folder) if own and folder is not None else ()
+        modules = {**{module_name(path): path for path in paths}, **self.foreign}
+        for name, path in sorted(modules.items()):
+            if path.suffix != ".ko" or needle not in read_bytes(path):
+                continue
+            for caller in _callers(path, target):
+                if name in self.foreign or source_name(caller) not in self.rebuilt:
+                    yield f"'{caller}' of {name}"
+
+
+def _callers(path: Path, target: str) -> Sequence[str]:
+    """The functions of a module that call what it imports as `target`."""
+    try:
+        shipped = ShippedModule(load_module(path))
+    except RebootlessError:
+        return ()
+    places = {int(shipped.places[i]) for i in shipped.elf.symbols.by_name.get(target, ())}
+    users = (user for place in places for user in users_of(shipped, place))
+    return tuple(dict.fromkeys(user.name for user in users if user.calls))
