@@ -41,7 +41,7 @@ class ModInfo:
     @property
     def is_patch(self) -> bool:
         """Whether the module is a live patch: for the kernel's own, or for our core alone."""
-        return self.is_livepatch or "engine:charp" in self.tags.get("parmtype", ())
+        return self.is_livepatch or self.first("rebootless") == "Y"
 
     @property
     def is_livepatch(self) -> bool:

@@ -31,7 +31,7 @@ from .checks import Wanted, check_kernel, check_module, check_needed, check_stat
 from .machine import Machine, ModuleSource, build_id, module_build_id, release
 from .modinfo import ModInfo
 from .probe import probe
-from .refusal import reasons_in_log
+from .refusal import by_core, reasons_in_log
 from .status import LivePatch, is_patch_module, livepatches
 from .transition import Policy, Transition
 
@@ -139,9 +139,9 @@ def _carry(
 
 def _check_taken_back(machine: Machine, name: str, engine: Engine) -> None:
     """A module that was loaded and shows no patch: the engine gave up, or it is no patch."""
-    said = "; ".join(reasons_in_log(machine.kernel_log(), name))
+    said, hint = by_core(reasons_in_log(machine.kernel_log(), name))
     if engine.needs_core and said:
-        raise StalledError(f"{name} was not applied: {said}", hint="try again, or wait longer")
+        raise StalledError(f"{name} was not applied: {said}", hint=hint)
     raise KernelRefusedError(
         f"module {name} was loaded, but the kernel shows no live patch of that name",
         hint="its init function has to register it (klp_enable_patch)",
@@ -212,10 +212,10 @@ def _back(
             try:
                 machine.write(f"{patch.path}/enabled", "0")
             except ResourceError as exc:
-                said = "; ".join(reasons_in_log(machine.kernel_log(), patch.name))
+                said, hint = by_core(reasons_in_log(machine.kernel_log(), patch.name))
                 raise KernelRefusedError(
                     f"the kernel does not undo {patch.name}: {said or exc.message}",
-                    hint="`rebootless status` shows what else is in force",
+                    hint=hint or "`rebootless status` shows what else is in force",
                 ) from exc
         return transition.follow(
             machine, patch.name, engine=engine, applying=False, policy=policy, monitor=monitor

@@ -22,11 +22,36 @@ NOISE = (
     "applying patch",
     "patching transition",
     "patching complete",
+    "is not applied (",
 )
+CORE_PREFIX = "rebootless: "
 SIGN_HINT = (
     "sign the module with a key that the kernel trusts (an enrolled machine owner key), or boot "
     "without Secure Boot"
 )
+
+
+# What the core says, in part -> what mends it.
+CORE_HINTS = {
+    "kernel.ftrace_enabled is 0": "sysctl kernel.ftrace_enabled=1 switches ftrace on",
+    "another live patch holds it": "`rebootless status` shows the patches in force: undo the other "
+    "one first, or apply this one with the same engine",
+    "kprobe": "remove the kprobe (/sys/kernel/debug/kprobes/list), then apply again",
+    "redirected by somebody else": "/sys/kernel/tracing/enabled_functions tells who redirects it",
+    "needs the module rebootless_core": "`rebootless engine load` loads it",
+    "for another version of this module": "`rebootless engine unload`, then apply again: the "
+    "bundle brings the core module that it was built with",
+    "which engine per-task": "the engine atomic can redirect it (--engine atomic)",
+    "cannot be read reliably": "the engine livepatch works here, if the kernel has it",
+    "too short for a jump": "patch a function that calls it",
+    "callback": "the callback is in the patch's source, and knows what it waits for",
+    "system states": "apply a version that has the same states in the same or a newer version",
+    "has to be undone first": "undo the patch that came later",
+    "is not over yet": "wait for its end; `rebootless status` names the tasks that hold it",
+    "kallsyms=ADDRESS": "load it as root, by `rebootless engine load`",
+    "has no function": "build it again for this kernel",
+    "has no symbol": "build it again for this kernel",
+}
 
 
 @dataclass(frozen=True)
@@ -55,18 +80,42 @@ def lockdown_mode(text: str) -> str:
 
 def reasons_in_log(log: str, name: str) -> tuple[str, ...]:
     """The kernel's own words about a module among the last lines of its log, oldest first."""
-    wanted = (f"{name}:", "livepatch:", "Lockdown:", "Loading of ", "module verification")
+    wanted = (
+        f"{name}:", CORE_PREFIX, "livepatch:", "Lockdown:", "Loading of ", "module verification"
+    )  # fmt: skip
     found: dict[str, None] = {}  # ordered, each once: busybox tries two system calls
-    for line in log.splitlines()[-LOG_LINES:]:
+    for line in _latest(log.splitlines()[-LOG_LINES:], name):
         text = line.partition("] ")[2] or line
         if any(word in text for word in wanted) and not any(word in text for word in NOISE):
             found[text.strip()] = None
     return tuple(found)[-4:]
 
 
+def _latest(lines: list[str], name: str) -> list[str]:
+    """The lines without those about loads of other modules that the core refused before."""
+    closed = [n for n, line in enumerate(lines) if "is not applied (" in line]
+    others = [n for n in closed if f"'{name}'" not in lines[n]]
+    return lines[others[-1] + 1 :] if others else lines
+
+
+def by_core(log: tuple[str, ...]) -> tuple[str, str]:
+    """(what the core said, hint), of the lines that end the log; ('', '') if none is its; pure."""
+    lines: list[str] = []
+    for line in reversed(log):
+        if not line.startswith(CORE_PREFIX):
+            break
+        lines.insert(0, line.removeprefix(CORE_PREFIX))
+    said = "; ".join(lines)
+    hint = next((hint for text, hint in CORE_HINTS.items() if text in said), "")
+    return said, hint or ("`rebootless doctor` tells what each engine needs" if said else "")
+
+
 def explain(number: int, name: str, facts: KernelGuards, log: tuple[str, ...]) -> tuple[str, str]:
     """(reason, hint) for a refused load; pure."""
     said = "; ".join(log)
+    core_said, core_hint = by_core(log)
+    if core_said:
+        return core_said, core_hint
     if "pre-patch callback failed" in said:  # the number is the callback's own
         return (
             f"its pre_patch callback refused ({said})",

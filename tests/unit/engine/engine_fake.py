@@ -194,7 +194,7 @@ def module_blob(
     if livepatch:
         tags.append("livepatch=Y")
     if engines:
-        tags.append("parmtype=engine:charp")
+        tags += ["parmtype=engine:charp", "rebootless=Y"]
     info = b"".join(tag.encode() + b"\0" for tag in tags)
     names = b"\0.modinfo\0.shstrtab\0"
     table = 64 + len(info) + len(names)

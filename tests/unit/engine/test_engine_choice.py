@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from engine_fake import RELEASE, FakeMachine, module_blob
 from rebootless.base.errors import (
     KernelRefusedError,
     PatchInputError,
+    ResourceError,
     StalledError,
     StateError,
     WrongKernelError,
@@ -252,3 +254,54 @@ def test_an_installed_bundle_keeps_its_engine(tmp_path: Path):
     assert boot.core_path(RELEASE, tmp_path) == module
     boot.uninstall("x", release=RELEASE, root=tmp_path)
     assert [p.name for p in (tmp_path / "var/lib/rebootless" / RELEASE).iterdir()] == [module.name]
+
+
+LOG = """\
+[  10.0] rebootless: old_function has a kprobe at its entry
+[  10.1] rebootless: 'old': is not applied (-16)
+[  11.0] rebootless: 'fix': starting patching transition
+"""
+
+
+@pytest.mark.parametrize(
+    ("line", "says", "hint"),
+    [
+        (
+            "'fix': x is off (kernel.ftrace_enabled is 0)",
+            "is off",
+            "sysctl kernel.ftrace_enabled=1",
+        ),
+        (
+            "f cannot be redirected: another live patch holds it",
+            "another live patch",
+            "undo the oth",
+        ),
+        ("f has a kprobe at its entry", "kprobe at its entry", "remove the kprobe"),
+        ("a patch was made for another version of this module (2; this is 1)", "2; ", "unload"),
+        ("'fix': something new", "something new", "doctor"),
+    ],
+)
+def test_what_the_core_says_is_told_with_what_mends_it(line, says, hint):
+    machine = FakeMachine.plain()
+    core.load(machine, CORE)
+    machine.log = f"{LOG}[  12.0] rebootless: {line}\n".splitlines()
+    machine.refuses = errno.EBUSY
+    with pytest.raises(KernelRefusedError) as caught:
+        patching.apply(machine, PATCH, engine="atomic")
+    assert says in caught.value.message
+    assert "EBUSY" in caught.value.message
+    assert hint in (caught.value.hint or "")
+    assert "old_function" not in caught.value.message  # of another module's load
+
+
+def test_an_undo_that_the_core_refuses_is_told():
+    machine = FakeMachine.plain()
+    patching.apply(machine, PATCH, engine="atomic", core_module=CORE)
+
+    def refuse(path, text):
+        raise ResourceError(f"cannot write {path}")
+
+    machine.write = refuse
+    machine.log = ["[ 9.0] rebootless: 'fix': 'f' is patched by 'b' as well, which came later"]
+    with pytest.raises(KernelRefusedError, match="does not undo fix: 'fix': 'f' is patched by 'b'"):
+        patching.undo(machine, "fix")
