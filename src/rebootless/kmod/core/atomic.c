@@ -426,10 +426,13 @@ static void wake_holders(struct rb_transition *t)
 	}
 }
 
-static void force(struct rb_transition *t)
+static int force(struct rb_transition *t)
 {
-	if (!t->reverse && try(t, true))
+	int error = t->reverse ? 0 : try(t, true);
+
+	if (error)
 		pr_err("some functions are held by somebody else: nothing is switched\n");
+	return error;
 }
 
 static void finish(struct rb_transition *t)

@@ -53,6 +53,15 @@ static inline bool rb_on_cpu(struct task_struct *task)
 #define RB_TASK_WORK_MATCH
 #endif
 
+/* Not declared by all kernels; those before 6.2 may not have it. */
+int kallsyms_on_each_match_symbol(int (*fn)(void *data, unsigned long address),
+				  const char *name, void *data);
+
+/* "kallsyms: Delete an unused parameter related to {module_}kallsyms_on_each_symbol()" */
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 4, 0) && IS_ENABLED(CONFIG_LIVEPATCH)
+#define RB_EACH_SYMBOL
+#endif
+
 #ifdef CONFIG_DYNAMIC_FTRACE
 /* "ftrace: Have the callbacks receive a struct ftrace_regs instead of pt_regs" */
 #if LINUX_VERSION_CODE >= KERNEL_VERSION(5, 11, 0)
@@ -106,19 +115,21 @@ static __always_inline void rb_set_ip(struct rb_ftrace_regs *regs, void *ip)
  */
 #ifdef CONFIG_X86_KERNEL_IBT
 #define RB_FUNCTION(function) DEFINE_STATIC_CALL_RET0(rb_##function, function)
+#define rb_assign(function, address) \
+	static_call_update(rb_##function, (typeof(&function))(address))
+#define rb_call(function) static_call(rb_##function)
+#else
+#define RB_FUNCTION(function) static typeof(&function) rb_##function
+#define rb_assign(function, address) (rb_##function = (typeof(&function))(address))
+#define rb_call(function) rb_##function
+#endif
+
 #define rb_resolve(function) ({							\
 	void *rb_found = rb_kernel_symbol(#function);				\
 										\
 	if (rb_found)								\
-		static_call_update(rb_##function, (typeof(&function))rb_found);	\
+		rb_assign(function, rb_found);					\
 	rb_found != NULL;							\
 })
-#define rb_call(function) static_call(rb_##function)
-#else
-#define RB_FUNCTION(function) static typeof(&function) rb_##function
-#define rb_resolve(function) \
-	((rb_##function = (typeof(&function))rb_kernel_symbol(#function)) != NULL)
-#define rb_call(function) rb_##function
-#endif
 
 #endif /* _RB_COMPAT_H */

@@ -6,6 +6,7 @@
  *	patch.c		patches: taking in, letting go
  *	transition.c	the way from one set of patches in force to another
  *	object.c	what a patch changes in vmlinux or in a module, and when it is there
+ *	modules.c	... which comes and goes with the module
  *	symbols.c	addresses by name and position
  *	reloc.c		a patch's places that wait for addresses
  *	sysfs.c		patches in mainline's layout
@@ -118,6 +119,12 @@ extern const struct rb_redirect rb_redirect_jump;
 /* site.c */
 struct rb_site *rb_site_get(unsigned long address, unsigned long size, bool conditional);
 void rb_site_put(struct rb_site *site);	/* removes one that no func uses */
+void rb_sites_aim(void);	/* makes `then` of all sites what the patches' `then` says */
+/*
+ * Makes now and then what the patches say, at once: for code that nobody runs (the
+ * module is being loaded, or goes), or where nothing changes by it.
+ */
+int rb_site_settle(struct rb_site *site);
 
 /* A function of a patch: on the stack of its site while the object is there. */
 struct rb_func {
@@ -209,10 +216,13 @@ struct rb_held {
 struct rb_transition {
 	struct rb_patch *patch;		/* NULL: none */
 	bool reverse;
+	bool signal;			/* after each attempt that is held */
+	struct rb_patch *last;		/* whose attempt `held` is of, if it is there still */
 	struct rb_held held;		/* of the last attempt */
 };
 
 extern struct rb_transition rb_transition;
+extern struct workqueue_struct *rb_queue;	/* of works that end before the module does */
 
 /* An engine. All calls are made with rb_mutex held. */
 struct rb_engine {
@@ -231,8 +241,8 @@ struct rb_engine {
 	void (*turn)(struct rb_transition *t);
 	/* Wakes those that hold it. */
 	void (*signal)(struct rb_transition *t);
-	/* Declares every task moved, safe or not. */
-	void (*force)(struct rb_transition *t);
+	/* Declares every task moved, safe or not. Error, told in the log: nothing is done. */
+	int (*force)(struct rb_transition *t);
 	/* All have moved. The engine makes now == then for good: returns with every
 	 * site settled and no CPU within a redirection that saw otherwise.
 	 */
@@ -274,7 +284,11 @@ static __always_inline void *rb_target(struct rb_site *site)
 
 /* stack.c: code that must not be on a stack for its task to move, of rb_transition. */
 bool rb_stack_reliable(void);			/* whether this kernel's stacks can be walked */
-int rb_code_collect(struct rb_transition *t);	/* before an engine's begin, and after a turn */
+/*
+ * Before an engine's begin, after t->reverse has changed, when objects have come or
+ * gone. Error: what was collected before stays.
+ */
+int rb_code_collect(struct rb_transition *t);
 void rb_code_forget(void);			/* after a transition */
 /*
  * 0: the task's stack holds none of it; -EBUSY: it does, and `where` (may be NULL)
@@ -288,13 +302,9 @@ struct task_struct *rb_idle(unsigned int cpu);
 /* One more task that is left; where 0: it is not known where it is. Under rb_mutex. */
 void rb_held_add(struct rb_held *held, struct task_struct *task, unsigned long where);
 
-/* main.c: zeroed memory; may sleep. All that the core allocates comes from here. */
-void *rb_alloc(size_t size);
-void rb_free(const void *memory);
-
 /* symbols.c */
 int rb_symbols_init(void);
-struct module *rb_find_module(const char *name);	/* NULL: not there */
+struct module *rb_module(const char *name);	/* preemption off. NULL: not there */
 /* Any function or variable of vmlinux, exported or not. NULL: not there. */
 void *rb_kernel_symbol(const char *name);
 /* -ENOENT: not there; -EINVAL: several and position 0, or fewer than position. */
@@ -313,8 +323,19 @@ void rb_shadow_exit(void);		/* at the core's end: forgets all variables */
 /* object.c */
 int rb_objects_init(struct rb_patch *patch);
 void rb_objects_free(struct rb_patch *patch);
-int rb_object_load(struct rb_object *object);	/* finds, relocates, makes sites */
+int rb_object_load(struct rb_object *object, struct module *module);
+int rb_objects_load(struct rb_patch *patch);	/* those that are there */
 void rb_object_unload(struct rb_object *object);
+void rb_object_forget(struct rb_object *object);
+const char *rb_object_name(const struct rb_object *object);
+/* The patch's callbacks, in mainline's sense. */
+int rb_pre_patch(struct rb_object *object);
+void rb_post_patch(struct rb_object *object);
+void rb_pre_unpatch(struct rb_object *object);
+void rb_post_unpatch(struct rb_object *object);
+
+/* modules.c: objects come and go with their modules */
+bool rb_module_is_there(const struct module *module);
 int rb_notifier_init(void);
 void rb_notifier_exit(void);
 
@@ -329,7 +350,9 @@ extern struct kobject *rb_kobj;			/* /sys/kernel/rebootless */
 void rb_patch_gone(struct rb_patch *patch);	/* DISABLED: lets go of it, later */
 
 /* transition.c */
+/* Its objects are loaded, it is in rb_patches. Error: nothing has changed. */
 int rb_transition_enable(struct rb_patch *patch);
+bool rb_patch_is_enabled(const struct rb_patch *patch);
 int rb_patch_set_enabled(struct rb_patch *patch, bool enabled);
 int rb_patch_signal(struct rb_patch *patch);
 int rb_patch_force(struct rb_patch *patch);

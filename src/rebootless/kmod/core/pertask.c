@@ -343,9 +343,10 @@ static void set_all(unsigned long value)
 		set_universe(rb_idle(cpu), value);
 }
 
-static void force(struct rb_transition *t)
+static int force(struct rb_transition *t)
 {
 	set_all(goal);
+	return 0;
 }
 
 /* One jiffy after the first attempts, twice as long after each further one. */

@@ -171,28 +171,65 @@ void rb_code_forget(void)
 	room = 0;
 }
 
-int rb_code_collect(struct rb_transition *t)
+/* Patches that go: their modules do, too, and functions of theirs may be covered by others. */
+static int add_patches(struct rb_transition *t)
+{
+	unsigned long start, end;
+	struct rb_patch *patch;
+	int error = 0;
+
+	list_for_each_entry(patch, &rb_patches, list) {
+		if (error)
+			break;
+		if (patch->now == patch->then || patch->now == t->reverse)
+			continue;
+		rb_module_text(patch->module, &start, &end);
+		error = add(start, end);
+	}
+	return error;
+}
+
+static int collect(struct rb_transition *t)
 {
 	struct rb_site *site;
 	int error;
 
-	rb_code_forget();
-	if (!rb_resolve(put_task_stack)) {
-		pr_err("the kernel's put_task_stack() is not found\n");
-		return -EOPNOTSUPP;
-	}
 	error = add_common_way();
+	if (!error)
+		error = add_patches(t);
 	list_for_each_entry(site, &rb_sites, list) {
 		if (error)
 			break;
 		if (site->now != site->then)
 			error = add_site(site, t->reverse ? site->then : site->now);
 	}
-	if (error)
-		rb_code_forget();
-	else
-		merge();
 	return error;
+}
+
+int rb_code_collect(struct rb_transition *t)
+{
+	struct code *kept = ranges;
+	unsigned int kept_count = count, kept_room = room;
+	int error;
+
+	if (!rb_resolve(put_task_stack)) {
+		pr_err("the kernel's put_task_stack() is not found\n");
+		return -EOPNOTSUPP;
+	}
+	ranges = NULL;
+	count = 0;
+	room = 0;
+	error = collect(t);
+	if (error) {
+		rb_code_forget();
+		ranges = kept;
+		count = kept_count;
+		room = kept_room;
+		return error;
+	}
+	rb_free(kept);
+	merge();
+	return 0;
 }
 
 static bool is_left(unsigned long address)
