@@ -113,7 +113,7 @@ def spawn(
         _started.discard(ended)
     process: subprocess.Popen[bytes] | None = None
     try:
-        with _signals_held_back():
+        with signals_held_back():
             process = subprocess.Popen(
                 [str(a) for a in argv],
                 cwd=cwd,
@@ -138,7 +138,7 @@ def spawn(
 
 
 @contextlib.contextmanager
-def _signals_held_back() -> Iterator[None]:
+def signals_held_back() -> Iterator[None]:
     """Handles a signal that comes during the block at its end.
 
     An exception inside of Popen would lose a program that runs already. A blocked signal would

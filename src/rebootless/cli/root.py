@@ -34,6 +34,7 @@ VERBS: dict[str, Verb] = {
     "list": Verb("List applied and installed patches."),
     "install": Verb("Have a bundle applied at every boot of its kernel."),
     "uninstall": Verb("Take back what install did."),
+    "reboot": Verb("Reboot into a fixed kernel by kexec, where no live patch will do."),
     "demo": Verb("Fix a real kernel bug live, in a virtual machine, from source to proof."),
     "boot": Verb("Apply the installed bundles (called by the systemd unit).", hidden=True),
 }

@@ -1,4 +1,4 @@
-"""Can this machine build, test and apply live patches?
+"""Can this machine build, test and apply live patches, and reboot by kexec where none will do?
 
 Facts are gathered once (`doctor_facts`); each check is a small pure function over them that says
 what it found and what mends it; what can be done here follows from the checks alone:
@@ -14,11 +14,12 @@ from dataclasses import dataclass
 
 from . import doctor_apply as apply
 from . import doctor_engines as engines
+from . import doctor_kexec as kexec
 from . import doctor_tools as tools
 from .doctor_facts import Check, Facts, Status, gather
 from .machine import Machine
 
-AREAS = ("apply", "engines", "build", "test")
+AREAS = ("apply", "engines", "build", "test", "kexec")
 
 CHECKS: tuple[tuple[str, Callable[[Facts], Check]], ...] = (
     ("apply", apply.architecture),
@@ -44,6 +45,12 @@ CHECKS: tuple[tuple[str, Callable[[Facts], Check]], ...] = (
     ("build", tools.space),
     ("test", tools.emulator),
     ("test", tools.busybox),
+    ("kexec", kexec.container),
+    ("kexec", kexec.support),
+    ("kexec", kexec.switch),
+    ("kexec", kexec.signature),
+    ("kexec", kexec.tools),
+    ("kexec", kexec.privileges),
 )
 
 

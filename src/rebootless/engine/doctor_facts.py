@@ -24,7 +24,7 @@ from .machine import Machine, release
 
 PROGRAMS = (
     "make", "flex", "bison", "bc", "patch", "ld", "objcopy", "tar", "xz", "pahole", "dpkg-deb",
-    "apt-get", "gcc", "qemu-system-x86_64",
+    "apt-get", "gcc", "qemu-system-x86_64", "kexec",
 )  # fmt: skip
 HEADERS = ("gelf.h", "openssl/opensslv.h", "stdio.h")
 INCLUDE = (Path("/usr/include"), Path("/usr/include/x86_64-linux-gnu"), Path("/usr/local/include"))
@@ -33,6 +33,8 @@ SECURE_BOOT = "/sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e0
 LOG_WORDS = ("livepatch", "ftrace", "taint", "Lockdown", "module verification failed")
 UNKNOWN_COMPILER = "cc"
 NO_CORE = CoreState(False)
+# The name space of process ids that the kernel begins with (PROC_PID_INIT_INO, linux/proc_ns.h)
+INITIAL_PIDS = f"pid:[{0xEFFFFFFC}]"
 
 
 class Status(StrEnum):
@@ -94,6 +96,10 @@ class Facts:
     busybox: str | None = None  # "static", "dynamic", None: missing
     cache: str = ""
     cache_free: int | None = None  # bytes; None: cannot be written
+    container: str = ""  # what kind of container this is, "" for none
+    kexec_loaded: str | None = None  # None: the kernel has no kexec
+    kexec_load_disabled: str | None = None
+    kexec_limit: str | None = None  # how many loads are left; -1: any number
 
     def on(self, option: str) -> bool | None:
         """Whether a configuration option is on; None if the configuration is not known."""
@@ -131,6 +137,10 @@ def gather(machine: Machine) -> Facts:
         busybox=_busybox(),
         cache=str(cache),
         cache_free=_free(cache),
+        container=_container(machine),
+        kexec_loaded=_text(machine, "/sys/kernel/kexec_loaded"),
+        kexec_load_disabled=_text(machine, "/proc/sys/kernel/kexec_load_disabled"),
+        kexec_limit=_text(machine, "/proc/sys/kernel/kexec_load_limit_reboot"),
     )
 
 
@@ -204,6 +214,20 @@ def _busybox() -> str | None:
     except OSError:
         return None
     return "dynamic" if b"/ld-linux" in head else "static"
+
+
+def _container(machine: Machine) -> str:
+    """The kind of container that this is: what its manager says, else by the process ids."""
+    if kind := _text(machine, "/run/systemd/container"):
+        return kind
+    for path, kind in (("/.dockerenv", "docker"), ("/run/.containerenv", "podman")):
+        if machine.exists(path):
+            return kind
+    try:
+        space = os.readlink("/proc/self/ns/pid")  # noqa: PTH115  it leads to no path
+    except OSError:
+        return ""
+    return "" if space == INITIAL_PIDS else "one with process ids of its own"
 
 
 def _free(folder: Path) -> int | None:

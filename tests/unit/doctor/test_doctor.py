@@ -50,6 +50,8 @@ DEBIAN = Facts(
     busybox="static",
     cache="/root/.cache/rebootless",
     cache_free=50 << 30,
+    kexec_loaded="0",
+    kexec_load_disabled="0",
 )
 # A microVM whose kernel has neither modules nor live patching, and forces lockdown.
 MICROVM = dataclasses.replace(
@@ -61,6 +63,8 @@ MICROVM = dataclasses.replace(
     modules_disabled=None,
     sig_enforce=None,
     lockdown=None,
+    kexec_loaded=None,
+    kexec_load_disabled=None,
     programs={**DEBIAN.programs, "gcc": "/usr/bin/gcc"},
 )
 
@@ -85,14 +89,14 @@ def test_a_stock_debian_can_do_everything() -> None:
     examination = doctor.judge(DEBIAN)
     assert failing(DEBIAN) == {}
     assert {area: v.text for area, v in examination.can.items()} == dict.fromkeys(
-        ("apply", "engines", "build", "test"), "yes"
+        doctor.AREAS, "yes"
     )
 
 
 def test_a_microvm_can_only_build_and_test() -> None:
     examination = doctor.judge(MICROVM)
     assert failing(MICROVM) == {
-        "no": ["symbols", "modules", "lockdown", "chosen engine"],
+        "no": ["symbols", "modules", "lockdown", "chosen engine", "kexec"],
         "warning": [
             "live patching",
             "engine livepatch",
@@ -188,7 +192,10 @@ def test_forced_lockdown_without_securityfs_is_still_known() -> None:
 
 def test_secure_boot_with_lockdown_keeps_patches_out() -> None:
     facts = but(efi=True, secure_boot=True, lockdown="none [integrity] confidentiality")
-    assert failing(facts) == {"no": ["lockdown"], "warning": ["secure boot"]}
+    assert failing(facts) == {
+        "no": ["lockdown"],
+        "warning": ["secure boot", "kexec signature"],
+    }
     assert doctor.judge(facts).can["apply"].text == "no (lockdown)"
 
 
