@@ -11,6 +11,12 @@ from ..diff.delta import Finding
 from ..safety import Verdict, accept
 from .job import Job
 
+# Fixes that often cannot be written in another way: a changed layout, or what runs at boot only.
+OFTEN_NEED_A_REBOOT = (
+    "crc-changed", "data-changed", "enum-changed", "export-changed", "init-data",
+    "init-function", "initcall-added", "layout-changed",
+)  # fmt: skip
+
 
 def refuse(job: Job, refused: Sequence[Finding]) -> None:
     """Raises RefusedError with all refusals but the accepted ones, which become warnings."""
@@ -24,6 +30,11 @@ def refuse(job: Job, refused: Sequence[Finding]) -> None:
         hint += (
             "; if you know it to be safe, a line `Rebootless-Accept: "
             f"{acceptable.code} {acceptable.symbol}` in the patch's header accepts it"
+        )
+    if any(f.code in OFTEN_NEED_A_REBOOT for f in stand):
+        hint += (
+            "; where that cannot be, `rebootless reboot --kexec` plans the quickest reboot into a "
+            "fixed kernel"
         )
     raise RefusedError(
         f"the patch cannot be applied live, for {counted(len(stand), 'reason')}:\n{lines}",

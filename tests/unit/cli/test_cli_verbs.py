@@ -211,6 +211,6 @@ def test_status_has_a_schema() -> None:
 
 def test_doctor_answers_for_a_purpose() -> None:
     facts = json.loads(run("doctor", "--json").stdout)
-    for purpose in ("apply", "build", "test"):
+    for purpose in ("apply", "build", "test", "kexec"):
         expected = 0 if facts["can"][purpose]["ok"] else 1
         assert run("doctor", "--for", purpose).returncode == expected

@@ -66,6 +66,14 @@ def test_a_refusal_says_how_it_can_be_accepted() -> None:
     assert "Rebootless-Accept: static-local-removed state" in (info.value.hint or "")
 
 
+def test_what_changes_for_boot_only_is_told_of_kexec() -> None:
+    boot_only = Finding("init-function", "f", "f runs at boot only")
+    for finding, expected in ((boot_only, True), (GONE, False)):
+        with pytest.raises(RefusedError) as info:
+            telling.refuse(job_of(b"", Told()), [finding])
+        assert ("reboot --kexec" in (info.value.hint or "")) == expected
+
+
 def test_accepted_findings_are_kept_but_not_repeated() -> None:
     told = Told()
     header = b"Rebootless-Accept: static-local-removed\nRebootless-Accept: lock-count-changed g\n"

@@ -12,13 +12,13 @@ from ..output import Facts, Output, Page
 @click.option(
     "--for",
     "purpose",
-    type=click.Choice(["apply", "build", "test"]),
+    type=click.Choice(["apply", "build", "test", "kexec"]),
     default="apply",
     show_default=True,
     help="What the exit code answers.",
 )
 def command(out: Output, purpose: str) -> None:
-    """Tell whether this machine can build, test and apply live patches.
+    """Tell whether this machine can build, test and apply live patches, and reboot by kexec.
 
     Every check says what it found and what would mend it. The exit code is 0 when the purpose can
     be served here, warnings included, and 1 when it cannot.
