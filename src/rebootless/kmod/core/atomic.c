@@ -66,7 +66,7 @@ struct attempt {
 	struct blocker blockers[RB_HELD_MAX];
 	unsigned int blocked;
 	int result;
-	atomic_t arrived;
+	unsigned int cpu;	/* that decides: the one that has just seen all tasks */
 	bool done;
 };
 
@@ -162,6 +162,9 @@ static struct seen *find(struct attempt *a, struct task_struct *task)
 {
 	unsigned int n, end;
 
+	/* the usual case without touching more of the task than needed */
+	if (a->cursor < a->count && a->seen[a->cursor].task == task)
+		return &a->seen[a->cursor++];
 	while (a->cursor < a->count && !pid_alive(a->seen[a->cursor].task))
 		a->cursor++;
 	end = min(a->cursor + 16, a->count);
@@ -190,6 +193,8 @@ static int check(struct attempt *a, struct task_struct *task, struct seen *seen)
 	if (seen && is_known(seen)) {
 		result = seen->result;
 		where = seen->where;
+	} else if (rb_on_cpu(task) && task != current) {
+		return 0;		/* a stopper */
 	} else {
 		if (!(++a->rewalked % 8) && ktime_get_ns() - a->begun_ns > a->budget_ns)
 			return -ETIME;
@@ -218,11 +223,7 @@ static int check_all(struct attempt *a)
 	if (error)
 		return error;
 	for_each_process_thread(process, task) {
-		struct seen *seen = find(a, task);
-
-		if (rb_on_cpu(task))
-			continue;
-		error = check(a, task, seen);
+		error = check(a, task, find(a, task));
 		if (error)
 			return error;
 	}
@@ -278,7 +279,9 @@ static int stopped(void *data)
 {
 	struct attempt *a = data;
 
-	if (atomic_inc_return(&a->arrived) == 1) {
+	unsigned int cpu = cpu_online(a->cpu) ? a->cpu : cpumask_first(cpu_online_mask);
+
+	if (smp_processor_id() == cpu) {
 		a->result = decide(a);
 		/* pairs with the acquire below: the code is what it is before others go on */
 		smp_store_release(&a->done, true);
@@ -331,6 +334,7 @@ static int stop(struct attempt *a)
 	if (error)
 		return error;
 	a->budget_ns = min_t(u64, BUDGET_NS << min(stats->attempts / 4, 8U), BUDGET_MAX_NS);
+	a->cpu = raw_smp_processor_id();
 	error = stop_machine(stopped, a, cpu_online_mask);
 	if (!error)
 		error = a->result;
@@ -431,7 +435,8 @@ static int force(struct rb_transition *t)
 	int error = t->reverse ? 0 : try(t, true);
 
 	if (error)
-		pr_err("some functions are held by somebody else: nothing is switched\n");
+		pr_err("some functions are held by somebody else: nothing is switched (%d)\n",
+		       error);
 	return error;
 }
 

@@ -24,36 +24,39 @@ struct code {
 };
 
 /* Sorted, and none overlaps another. */
-static struct code *ranges;
-static unsigned int count, room;
+static struct codes {
+	struct code *ranges;
+	unsigned int count, room;
+} left;
 
 bool rb_stack_reliable(void)
 {
 	return IS_ENABLED(CONFIG_HAVE_RELIABLE_STACKTRACE);
 }
 
-static int add(unsigned long start, unsigned long end)
+static int add(struct codes *codes, unsigned long start, unsigned long end)
 {
+	unsigned int room = 2 * codes->room + 16;
 	struct code *more;
 
 	if (start >= end)
 		return 0;
-	if (count == room) {
-		more = rb_alloc((2 * room + 16) * sizeof(*more));
+	if (codes->count == codes->room) {
+		more = rb_alloc(room * sizeof(*more));
 		if (!more)
 			return -ENOMEM;
-		if (count)
-			memcpy(more, ranges, count * sizeof(*more));
-		rb_free(ranges);
-		ranges = more;
-		room = 2 * room + 16;
+		if (codes->count)
+			memcpy(more, codes->ranges, codes->count * sizeof(*more));
+		rb_free(codes->ranges);
+		codes->ranges = more;
+		codes->room = room;
 	}
-	ranges[count++] = (struct code){ start, end };
+	codes->ranges[codes->count++] = (struct code){ start, end };
 	return 0;
 }
 
 /* The compiler keeps a function's unlikely parts elsewhere, as NAME.cold. */
-static int add_cold(struct rb_site *site)
+static int add_cold(struct codes *codes, struct rb_site *site)
 {
 	struct rb_func *func = list_first_entry_or_null(&site->funcs, struct rb_func, stack);
 	unsigned long position = 0, address;
@@ -74,7 +77,7 @@ static int add_cold(struct rb_site *site)
 		error = rb_find_symbol(object, name, position, &address);
 	}
 	while (!error) {
-		error = add(address, address + rb_symbol_size(address));
+		error = add(codes, address, address + rb_symbol_size(address));
 		if (error || !position)
 			break;
 		error = rb_find_symbol(object, name, ++position, &address);
@@ -87,7 +90,7 @@ static int add_cold(struct rb_site *site)
  * A function of a patch stands for all code of its module: the function may have
  * jumped to a helper of it and be on no stack itself.
  */
-static int add_module(struct rb_site *site, const void *function)
+static int add_module(struct codes *codes, struct rb_site *site, const void *function)
 {
 	unsigned long start, end;
 	struct rb_func *func;
@@ -96,7 +99,7 @@ static int add_module(struct rb_site *site, const void *function)
 		if (func->klp->new_func != function)
 			continue;
 		rb_module_text(func->object->patch->klp->mod, &start, &end);
-		return add(start, end);
+		return add(codes, start, end);
 	}
 	return -ENOENT;		/* no function of a patch of ours: cannot be */
 }
@@ -105,17 +108,17 @@ static int add_module(struct rb_site *site, const void *function)
  * A task that was preempted on its way from a function's entry to where it leads has
  * decided already, and the stack does not tell how.
  */
-static int add_way(struct rb_site *site)
+static int add_way(struct codes *codes, struct rb_site *site)
 {
 #ifdef CONFIG_DYNAMIC_FTRACE
 	if (IS_ENABLED(CONFIG_PREEMPTION) && site->redirect == &rb_redirect_ftrace)
-		return add(site->ops.trampoline,
+		return add(codes, site->ops.trampoline,
 			   site->ops.trampoline + site->ops.trampoline_size);
 #endif
 	return 0;
 }
 
-static int add_common_way(void)
+static int add_common_way(struct codes *codes)
 {
 	unsigned long start, end;
 
@@ -125,19 +128,19 @@ static int add_common_way(void)
 	end = (unsigned long)rb_kernel_symbol("return_to_handler");
 	if (!end)
 		end = (unsigned long)rb_kernel_symbol("ftrace_regs_caller_end");
-	return start ? add(start, end) : 0;
+	return start ? add(codes, start, end) : 0;
 }
 
-static int add_site(struct rb_site *site, const void *left)
+static int add_site(struct codes *codes, struct rb_site *site, const void *function)
 {
-	int error = add_way(site);
+	int error = add_way(codes, site);
 
-	if (!error)
-		error = left ? add_module(site, left)
-			     : add(site->address, site->address + site->size);
-	if (!error && !left)
-		error = add_cold(site);
-	return error;
+	if (error)
+		return error;
+	if (function)
+		return add_module(codes, site, function);
+	error = add(codes, site->address, site->address + site->size);
+	return error ?: add_cold(codes, site);
 }
 
 static int by_start(const void *a, const void *b)
@@ -147,32 +150,31 @@ static int by_start(const void *a, const void *b)
 	return one->start < other->start ? -1 : one->start > other->start;
 }
 
-static void merge(void)
+static void merge(struct codes *codes)
 {
+	struct code *ranges = codes->ranges;
 	unsigned int n, last = 0;
 
-	if (!count)
+	if (!codes->count)
 		return;
-	sort(ranges, count, sizeof(*ranges), by_start, NULL);
-	for (n = 1; n < count; n++) {
+	sort(ranges, codes->count, sizeof(*ranges), by_start, NULL);
+	for (n = 1; n < codes->count; n++) {
 		if (ranges[n].start <= ranges[last].end)
 			ranges[last].end = max(ranges[last].end, ranges[n].end);
 		else
 			ranges[++last] = ranges[n];
 	}
-	count = last + 1;
+	codes->count = last + 1;
 }
 
 void rb_code_forget(void)
 {
-	rb_free(ranges);
-	ranges = NULL;
-	count = 0;
-	room = 0;
+	rb_free(left.ranges);
+	left = (struct codes){ };
 }
 
 /* Patches that go: their modules do, too, and functions of theirs may be covered by others. */
-static int add_patches(struct rb_transition *t)
+static int add_patches(struct codes *codes, struct rb_transition *t)
 {
 	unsigned long start, end;
 	struct rb_patch *patch;
@@ -184,63 +186,49 @@ static int add_patches(struct rb_transition *t)
 		if (patch->now == patch->then || patch->now == t->reverse)
 			continue;
 		rb_module_text(patch->module, &start, &end);
-		error = add(start, end);
-	}
-	return error;
-}
-
-static int collect(struct rb_transition *t)
-{
-	struct rb_site *site;
-	int error;
-
-	error = add_common_way();
-	if (!error)
-		error = add_patches(t);
-	list_for_each_entry(site, &rb_sites, list) {
-		if (error)
-			break;
-		if (site->now != site->then)
-			error = add_site(site, t->reverse ? site->then : site->now);
+		error = add(codes, start, end);
 	}
 	return error;
 }
 
 int rb_code_collect(struct rb_transition *t)
 {
-	struct code *kept = ranges;
-	unsigned int kept_count = count, kept_room = room;
+	struct codes codes = { };
+	struct rb_site *site;
 	int error;
 
 	if (!rb_resolve(put_task_stack)) {
 		pr_err("the kernel's put_task_stack() is not found\n");
 		return -EOPNOTSUPP;
 	}
-	ranges = NULL;
-	count = 0;
-	room = 0;
-	error = collect(t);
+	error = add_common_way(&codes);
+	if (!error)
+		error = add_patches(&codes, t);
+	list_for_each_entry(site, &rb_sites, list) {
+		if (error)
+			break;
+		if (site->now != site->then)
+			error = add_site(&codes, site, t->reverse ? site->then : site->now);
+	}
 	if (error) {
-		rb_code_forget();
-		ranges = kept;
-		count = kept_count;
-		room = kept_room;
+		rb_free(codes.ranges);
 		return error;
 	}
-	rb_free(kept);
-	merge();
+	merge(&codes);
+	rb_code_forget();
+	left = codes;
 	return 0;
 }
 
 static bool is_left(unsigned long address)
 {
-	unsigned int low = 0, high = count, middle;
+	unsigned int low = 0, high = left.count, middle;
 
 	while (low < high) {
 		middle = (low + high) / 2;
-		if (address < ranges[middle].start)
+		if (address < left.ranges[middle].start)
 			high = middle;
-		else if (address >= ranges[middle].end)
+		else if (address >= left.ranges[middle].end)
 			low = middle + 1;
 		else
 			return true;
