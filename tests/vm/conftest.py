@@ -11,7 +11,7 @@ import contextlib
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +30,9 @@ from rebootless.lab.vm import Vm, VmConfig
 from rebootless.provider.base import KernelFiles
 
 sys.path.insert(0, str(Path(__file__).parent))  # for the helpers; tests are imported by path
+
+from small_kernel import SmallKernel
+from small_kernel import small_kernel as small_kernel_of
 
 KMOD = Path(rebootless.__file__).parent / "kmod"
 MODULE_SOURCES = Path(__file__).parent / "modules"
@@ -98,6 +101,65 @@ def kernel(request: pytest.FixtureRequest) -> StockKernel:
         tree.locked,
         cores.Headers.of_tree(tree),
     )
+
+
+@pytest.fixture(scope="session")
+def small_built(stock_kernel: KernelFiles) -> SmallKernel:
+    """The kernel without livepatch and without ftrace; built when the cache does not have it."""
+    return small_kernel_of(stock_kernel, "small")
+
+
+@pytest.fixture(scope="session")
+def traced_built(stock_kernel: KernelFiles) -> SmallKernel:
+    """The kernel without livepatch that has ftrace."""
+    return small_kernel_of(stock_kernel, "traced")
+
+
+def _as_stock(built: SmallKernel) -> StockKernel:
+    tree = trees.prepare(built.provider().fetch(), NullMonitor())
+    headers = cores.Headers.of_tree(tree)
+    return StockKernel(built.release, built.image, built.modules, tree.make, tree.locked, headers)
+
+
+@pytest.fixture(scope="session")
+def small_kernel(small_built: SmallKernel) -> StockKernel:
+    """A kernel without livepatch and without ftrace."""
+    return _as_stock(small_built)
+
+
+@pytest.fixture(scope="session")
+def traced_kernel(traced_built: SmallKernel) -> StockKernel:
+    """A kernel without livepatch that has ftrace."""
+    return _as_stock(traced_built)
+
+
+@pytest.fixture(scope="session")
+def boot_small(tmp_path_factory: pytest.TempPathFactory) -> BootGuest:
+    """Boots a small kernel with the core module at hand: `with boot_small(small_kernel) as lab:`.
+
+    `blobs` are patch modules by name, for `lab.machine.load_module(b"", name=NAME)`; `carry` are
+    names of the kernel's own modules.
+    """
+
+    @contextlib.contextmanager
+    def boot_guest(
+        kernel: StockKernel,
+        blobs: Mapping[str, bytes] | None = None,
+        carry: tuple[str, ...] = (),
+        **options: object,
+    ) -> Iterator[Lab]:
+        with kernel.lock():
+            core = cores.build_core(kernel.headers, NullMonitor()).path.read_bytes()
+        modules = {cores.NAME: core, **(blobs or {})}
+        stored = {name: f"/lab/patches/{name}.ko" for name in modules}
+        files = {path: (modules[name], 0o644) for name, path in stored.items()}
+        image = GuestImage(kernel.modules, carry=carry, files=files)
+        log = tmp_path_factory.mktemp("small") / "console.log"
+        with Vm(VmConfig(kernel.image, **options), image, log) as vm:  # type: ignore[arg-type]
+            guest = Guest(vm)
+            yield Lab(vm, guest, GuestMachine(guest, stored))
+
+    return boot_guest
 
 
 @pytest.fixture(scope="session")

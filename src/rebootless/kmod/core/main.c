@@ -68,6 +68,7 @@ struct part {
 
 static const struct part parts[] = {
 	{ rb_symbols_init },
+	{ NULL, rb_shadow_exit },
 	{ rb_pertask_init, rb_pertask_exit },
 	{ rb_transition_init, rb_transition_exit },
 	{ rb_sysfs_init, rb_sysfs_exit },
@@ -89,7 +90,7 @@ static int __init core_init(void)
 	int error;
 
 	for (n = 0; n < ARRAY_SIZE(parts); n++) {
-		error = parts[n].init();
+		error = parts[n].init ? parts[n].init() : 0;
 		if (error) {
 			leave(n);
 			return error;

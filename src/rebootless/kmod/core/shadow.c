@@ -102,7 +102,7 @@ static void *make(void *obj, unsigned long id, size_t size, gfp_t gfp,
 	unsigned long flags;
 	int error = 0;
 
-	fresh = kzalloc(struct_size(fresh, data, size), gfp);
+	fresh = rb_fails() ? NULL : kzalloc(struct_size(fresh, data, size), gfp);
 	if (!fresh)
 		return NULL;
 	fresh->obj = obj;
@@ -189,7 +189,7 @@ const struct rebootless_services rb_services = {
 	.shadow_free_all = shadow_free_all,
 };
 
-/* No patch is left that could ask for one. */
+/* At the core's end: no patch is left that could ask for one. */
 void rb_shadow_exit(void)
 {
 	struct hlist_node *next;
