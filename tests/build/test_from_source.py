@@ -72,6 +72,9 @@ def test_both_ways_replace_the_same_functions(
     assert replaced(by_source) == replaced(by_objects)
     assert symbols(by_source) == symbols(by_objects), "also the state: static variables, locks"
     assert any(".stfu." in s for s in symbols(by_source))
+    drop = "drop_caches_sysctl_handler"
+    assert by_objects.begins[drop].startswith("drop_caches.c:")
+    assert by_source.begins[drop].startswith("rl_both-drop_caches.c:"), "the file that is read"
     members = archive.read(by_source.bundle_path).members
     for unit in EDITS:
         name = f"rl_both-{Path(unit).stem}.c"

@@ -149,6 +149,24 @@ def test_a_refcount_without_calls_is_seen(compare: Compare) -> None:
     assert "refcount_t: taken 1 -> 0, released 0 -> 1" in found.message
 
 
+def test_a_refcount_that_is_taken_unless_it_is_zero(compare: Compare) -> None:
+    """As refcount_inc_not_zero() is inlined: a loop around cmpxchg."""
+    take = """
+        int old = t->refs;
+        do {
+            if (!old) break;
+        } while (!__atomic_compare_exchange_n(&t->refs, &old, old + 1, 0, 0, 0));
+        if (old < 0 || old + 1 < 0) refcount_warn_saturate(&t->refs, 0);
+        if (!old) return 1;"""
+    body = "int f(struct thing *t) { %s if (t->x) refcount_warn_saturate(t, 3); return step(t); }"
+    (found,) = compare(body % "", body % take)
+    assert found.code == "reference-count-changed"
+    assert "refcount_t: taken 0 -> 1, released 0" in found.message
+    assert not compare(body % take, body % take.replace("old + 1 < 0", "old + 1 <= 0"))
+    maximum = take.replace("old + 1, 0", "old > 7 ? old : 7, 0")
+    assert not compare(body % "", body % maximum), "another value is swapped in"
+
+
 ORDER = """
 int f(struct thing *t) {
     mutex_lock({0}); mutex_lock({1}); t->x = step(t); mutex_unlock({1}); mutex_unlock({0});

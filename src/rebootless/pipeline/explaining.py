@@ -17,6 +17,7 @@ from ..elf.reader import read as read_elf
 from ..kernel.callers import direct_callers
 from ..lab.report import verdict_of
 from ..module.resolve import VMLINUX, Livepatch
+from ..patch import csource
 from ..report import facts as report_facts
 from ..report import patchview
 from ..report.explain import PATCH, explain_unit
@@ -41,9 +42,21 @@ def _explained(job: Job, unit: Unit, outside: _Outside) -> UnitFacts:
         unit.delta,
         source=unit.pair.source,
         owner=unit.pair.module,
+        written=_written(job, unit),
         reach=lambda ref: _way(job, unit, ref),
         outside=lambda change: outside.callers(unit, change),
     )
+
+
+def _written(job: Job, unit: Unit) -> str:
+    """The C file, given or extracted, that replaces functions of a unit; "" with a patch alone."""
+    names = {change.name for change in unit.delta.changed}
+    for name, text in job.sources.items():
+        source = csource.parse(text, name)
+        replaces = names & {entry.old for entry in source.replacements}
+        if source.unit == unit.pair.source or (not source.unit and replaces):
+            return name
+    return ""
 
 
 def _way(job: Job, unit: Unit, ref: KernelRef) -> str:

@@ -72,7 +72,7 @@ def scaffold(
     """Writes a C file that replaces `functions` by themselves, for an author to change.
 
     A function is named as it is in the source, or as OBJECT:FUNCTION or UNIT:FUNCTION
-    ("ext4:ext4_sync_fs", "fs/ext4/super.c:ext4_sync_fs"). The file is `output`, by default
+    ("loop:loop_queue_rq", "drivers/block/loop.c:loop_queue_rq"). The file is `output`, by default
     NAME.c here. Raises NotFoundError (no such function), PatchInputError (several; the file
     exists), RefusedError (it cannot be replaced), CompileError, ResourceError.
     """
@@ -114,7 +114,7 @@ def _unit_of(tree: Tree, functions: Sequence[str]) -> Membership:
             raise PatchInputError(
                 f"'{given}' does not name a function",
                 hint="say FUNCTION, OBJECT:FUNCTION or UNIT:FUNCTION, such as "
-                "fs/ext4/super.c:ext4_sync_fs",
+                "drivers/block/loop.c:loop_queue_rq",
             )
         in_unit = where if where.endswith(".c") else ""
         owner = "" if in_unit else where.replace("-", "_")

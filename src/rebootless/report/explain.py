@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..diff.delta import Delta, FunctionChange, KernelRef, Piece, PieceKind, PieceRef
 from ..diff.names import cold_parent
@@ -68,13 +68,15 @@ def explain_unit(
     *,
     source: str = "",
     owner: str = "",
+    written: str = "",
     reach: Reach = by_objects,
     outside: Outside = lambda change: (),
 ) -> UnitFacts:
     """Explains every changed, carried and new function of a unit.
 
-    `source` and `owner` name the unit and the object (vmlinux or a module) that it belongs to.
-    Raises ElfError, ResourceError.
+    `source` and `owner` name the unit and the object (vmlinux or a module) that it belongs to,
+    `written` the C file that was compiled in the unit's place, if there is one. Raises ElfError,
+    ResourceError.
     """
     cold_old, cold_new = _cold_parts(orig), _cold_parts(patched)
     functions = [
@@ -83,7 +85,7 @@ def explain_unit(
         for kind in ("changed", "carried", "new")
         for change in getattr(delta, kind)
     ]
-    sources = _Sources(orig, patched, functions)
+    sources = _Sources(orig, patched, functions, (source, written) if written else ("", ""))
     neighbours = _Neighbours(orig, patched, functions)
     return UnitFacts(
         source,
@@ -152,7 +154,14 @@ def _function(
 class _Sources:
     """The source of every instruction that is shown; of equal ones, as the original has it."""
 
-    def __init__(self, orig: ElfFile, patched: ElfFile, functions: Iterable[_Function]) -> None:
+    def __init__(
+        self,
+        orig: ElfFile,
+        patched: ElfFile,
+        functions: Iterable[_Function],
+        renamed: tuple[str, str],
+    ) -> None:
+        """`renamed`: what the lines of the patched object call its C file, and what it is."""
         wanted: tuple[dict[int, list[int]], dict[int, list[int]]] = ({}, {})
         for function in functions:
             for part, listing in zip(function.parts, function.listings, strict=True):
@@ -161,7 +170,9 @@ class _Sources:
                         places = [symbol.value + n for n in _offsets(listing, side)]
                         wanted[side].setdefault(symbol.shndx, []).extend(places)
         with ThreadPoolExecutor(max_workers=2) as both:  # each waits for a program
-            self._chains = tuple(both.map(source_lines, (orig, patched), wanted))
+            old, new = both.map(source_lines, (orig, patched), wanted)
+        # With `#line` gcc's first two files differ, which binutils take for the same one.
+        self._chains = (old, {at: _renamed(chain, *renamed) for at, chain in new.items()})
 
     def of(self, function: _Function) -> dict[tuple[str, int, int], Chain]:
         """(part, side, offset) -> chain, for the instructions of known source."""
@@ -175,6 +186,10 @@ class _Sources:
                         if chain:
                             found[(listing.name, side, offset)] = chain
         return found
+
+
+def _renamed(chain: Chain, unit: str, written: str) -> Chain:
+    return tuple(replace(f, file=written) if f.file == unit else f for f in chain)
 
 
 def _offsets(listing: Listing, side: int) -> Iterator[int]:

@@ -11,7 +11,16 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from iced_x86 import Decoder, FlowControl, Instruction, Mnemonic, OpKind, Register_, RegisterExt
+from iced_x86 import (
+    Decoder,
+    FlowControl,
+    Instruction,
+    Mnemonic,
+    OpKind,
+    Register,
+    Register_,
+    RegisterExt,
+)
 
 from ..diff.atoms import NO_ATOM, Atom, Kind, Refs, Unit
 from ..diff.names import cold_parent, fold
@@ -221,6 +230,28 @@ def constant_before(body: Body, at: int, register: Register_) -> int | None:
             return int(raw.immediate(1)) & 0xFFFFFFFF
         if raw.mnemonic == Mnemonic.XOR and raw.op0_register == raw.op1_register:
             return 0
+        return None
+    return None
+
+
+def added_before(body: Body, at: int, register: Register_) -> int | None:
+    """What `register` is more than the value that it was made of before step `at`, if told.
+
+    As 32 bits, unsigned; a loop around `cmpxchg` computes the new value from the old one so.
+    """
+    wanted = RegisterExt.full_register(register)
+    for n in range(at - 1, max(at - LOOK_BACK, -1), -1):
+        raw = body.steps[n].raw
+        if raw.op_count == 0 or raw.op0_kind != OpKind.REGISTER:
+            continue
+        if RegisterExt.full_register(raw.op0_register) != wanted or raw.mnemonic in _ONLY_READ:
+            continue
+        if raw.mnemonic == Mnemonic.LEA and raw.memory_index == Register.NONE:
+            return int(raw.memory_displacement) & 0xFFFFFFFF
+        if raw.mnemonic == Mnemonic.ADD and raw.op1_kind in SIGNED:
+            return int(raw.immediate(1)) & 0xFFFFFFFF
+        if raw.mnemonic in (Mnemonic.INC, Mnemonic.DEC):
+            return 1 if raw.mnemonic == Mnemonic.INC else 0xFFFFFFFF
         return None
     return None
 

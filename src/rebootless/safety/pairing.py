@@ -16,7 +16,7 @@ from enum import Enum
 from iced_x86 import Mnemonic
 
 from ..diff.names import fold
-from .code import Body, CodeUnit, constant_before
+from .code import Body, CodeUnit, added_before, constant_before
 
 REFCOUNT = "refcount_t"
 _SATURATED = "refcount_warn_saturate"
@@ -142,8 +142,12 @@ def reference_counts(code: CodeUnit, body: Body, stems: frozenset[str]) -> Tally
         for n, step in enumerate(body.steps):
             if step.raw.mnemonic == Mnemonic.XADD:
                 amount = constant_before(body, n, step.raw.op1_register)
-                if amount in (1, 0xFFFFFFFF):
-                    found[REFCOUNT, Side.TAKE if amount == 1 else Side.GIVE] += 1
+            elif step.raw.mnemonic == Mnemonic.CMPXCHG:  # refcount_inc_not_zero()
+                amount = added_before(body, n, step.raw.op1_register)
+            else:
+                continue
+            if amount in (1, 0xFFFFFFFF):
+                found[REFCOUNT, Side.TAKE if amount == 1 else Side.GIVE] += 1
     return found
 
 
