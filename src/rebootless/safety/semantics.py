@@ -6,7 +6,7 @@ the old function while others run the new one, so the two must get along.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from ..diff.atoms import Kind
 from ..diff.delta import Finding
@@ -27,13 +27,21 @@ from .pairing import (
 from .verdict import Verdict
 
 _SHOWN = 3
-_SILENT_DATA = (".init.", ".exit.", "__ksymtab", "___ksymtab", "_ftrace", "__tracepoint")
+_SILENT_DATA = (
+    ".data..ro_after_init",
+    ".data.rel.ro",
+    ".init.",
+    ".exit.",
+    "__ksymtab",
+    "___ksymtab",
+    "_ftrace",
+    "__tracepoint",
+)
 
 
 def compare(old: CodeUnit, new: CodeUnit, changed: Mapping[str, str]) -> Verdict:
     """Warnings for the changed functions: name in the original object -> in the patched one."""
     stems = put_stems(old, new)
-    holders = _holders(old)
     found: list[Finding] = []
     for before, after in changed.items():
         one, other = old.body(before), new.body(after)
@@ -43,7 +51,7 @@ def compare(old: CodeUnit, new: CodeUnit, changed: Mapping[str, str]) -> Verdict
         found += _counts(name, old, new, one, other, stems)
         found += _order(name, one, other)
         found += _errors(name, old, new, one, other)
-        found += _addresses(name, holders.get(before, ()))
+    found += _addresses(old, changed)
     return Verdict(warnings=tuple(dict.fromkeys(found)))
 
 
@@ -167,13 +175,32 @@ def _callees_errors(
             yield error_values(callee), name in other_code.folded
 
 
-def _holders(code: CodeUnit) -> dict[str, tuple[str, ...]]:
-    """Function -> the variables of the unit that hold its address."""
+def _addresses(code: CodeUnit, changed: Mapping[str, str]) -> Iterator[Finding]:
+    """One warning for each variable that holds addresses of changed functions."""
+    for variable, functions in _holders(code).items():
+        held = [source_name(name) for name in functions if name in changed]
+        if held:
+            shown = ", ".join(f"'{name}'" for name in held[:_SHOWN])
+            more = f" and {len(held) - _SHOWN} more" if len(held) > _SHOWN else ""
+            yield Finding(
+                "address-in-data",
+                variable,
+                f"the variable '{variable}' is made with the address of {shown}{more}: calls "
+                "through it reach the new code, but code that stores or compares the pointer "
+                "still sees the old function",
+            )
+
+
+def _holders(code: CodeUnit) -> dict[str, list[str]]:
+    """The unit's variables that can be written to -> the functions whose address they hold.
+
+    A constant table of operations is beside the point: only calls go through it.
+    """
     unit = code.unit
     by_atom = {atom.index: name for name, atom in code.functions.items()}
     found: dict[str, dict[str, None]] = {}
     for atom in unit.atoms:
-        if atom.kind not in (Kind.DATA, Kind.RODATA) or not atom.symbols or unit.is_passive(atom):
+        if atom.kind is not Kind.DATA or not atom.symbols or unit.is_passive(atom):
             continue
         section = unit.section(atom).name
         if is_export_section(section) or section.startswith(_SILENT_DATA):
@@ -181,21 +208,5 @@ def _holders(code: CodeUnit) -> dict[str, tuple[str, ...]]:
         refs = unit.refs_of(atom)
         for target, addend in zip(refs.atom.tolist(), refs.addend.tolist(), strict=True):
             if target in by_atom and addend == 0:
-                found.setdefault(by_atom[target], {})[source_name(atom.name)] = None
-    return {name: tuple(holders) for name, holders in found.items()}
-
-
-def _addresses(name: str, holders: Iterable[str]) -> list[Finding]:
-    names = list(holders)
-    if not names:
-        return []
-    shown = ", ".join(f"'{n}'" for n in names[:_SHOWN])
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return [
-        Finding(
-            "address-in-data",
-            name,
-            f"the address of '{name}' is stored in {shown}{more}: calls through it reach the new "
-            "code, but a comparison with the pointer still sees the old function",
-        )
-    ]
+                found.setdefault(source_name(atom.name), {})[by_atom[target]] = None
+    return {variable: list(functions) for variable, functions in found.items()}
