@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Two kernel threads: rl_ticker never sleeps and is seldom out of rl_tick(), rl_waiter
+ * Two kernel threads: rl_ticker never sleeps and half of the time is in rl_tick(), rl_waiter
  * sleeps in rl_wait() until it is woken, and then a moment outside. /proc/rl_threads shows
  * the versions of the functions that they called last.
  */
@@ -8,6 +8,7 @@
 #include <linux/kthread.h>
 #include <linux/module.h>
 #include <linux/proc_fs.h>
+#include <linux/rcupdate.h>
 #include <linux/sched.h>
 #include <linux/seq_file.h>
 
@@ -20,7 +21,7 @@ RL_WHOLE int rl_tick(void)
 {
 	int n;
 
-	for (n = 0; n < 2000; n++)
+	for (n = 0; n < 200; n++)
 		cpu_relax();
 	return 0;
 }
@@ -33,9 +34,13 @@ RL_WHOLE int rl_wait(void)
 
 static int tick(void *data)
 {
+	int n;
+
 	while (!kthread_should_stop()) {
 		WRITE_ONCE(ticked, rl_tick());
-		cond_resched();
+		for (n = 0; n < 200; n++)
+			cpu_relax();
+		cond_resched_tasks_rcu_qs();	/* or ftrace would wait for us for ever */
 	}
 	return 0;
 }

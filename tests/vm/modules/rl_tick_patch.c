@@ -8,7 +8,7 @@ static int rl_new_tick(void)
 {
 	int n;
 
-	for (n = 0; n < 2000; n++)
+	for (n = 0; n < 200; n++)
 		cpu_relax();
 	return 1;
 }

@@ -367,6 +367,7 @@ void rb_transition_exit(void);
  */
 bool rb_wake(struct task_struct *task);
 unsigned int rb_wake_all(bool (*which)(struct task_struct *task));
+void rb_ask_all(bool (*which)(struct task_struct *task));	/* ... when they leave the kernel */
 void rb_wake_end(void);				/* after a transition: takes back what waits */
 void rb_wake_init(void);
 void rb_wake_exit(void);

@@ -27,7 +27,9 @@
  *	  therefore is on the stack. Code that runs in an interrupt belongs to the task
  *	  it interrupted; an NMI cannot be interrupted by the IPI, so its universe
  *	  does not change meanwhile.
- *	- the task itself, out of a task work (signal.c), under rb_mutex.
+ *	- the task itself, out of a task work (signal.c), under rb_mutex. Those that are
+ *	  left behind at the second look are asked to do so when they leave the kernel;
+ *	  the policy may have them woken for it.
  *	- wake_up_new_task() for a task that has never run: see new_task().
  *	- force(), which asks nobody.
  *
@@ -60,6 +62,7 @@
 
 #include <asm/unwind.h>
 #include <linux/cpu.h>
+#include <linux/jiffies.h>
 #include <linux/rcupdate.h>
 #include <linux/sched/signal.h>
 #include <linux/sched/task.h>
@@ -70,10 +73,17 @@
 #include "core.h"
 
 #define RUNNING_TRIES	3
-#define PAUSE_MAX	(HZ / 4)
+#define PAUSE_MAX	(HZ / 10)
+#define WAKE_PAUSE	HZ
 
 unsigned long rb_universe;
 static unsigned long goal;	/* 0 or 1 */
+
+/* Of the transition that goes on, guarded by rb_mutex. */
+static unsigned int rounds;		/* attempts since it began, turned or woke someone */
+static bool asked;			/* those left behind were asked to move themselves */
+static bool woke;
+static unsigned long wake_due;		/* jiffies: the next time */
 
 #ifdef RB_TASK_CALL_FUNC
 RB_FUNCTION(task_call_func);
@@ -242,6 +252,7 @@ static int attempt(struct rb_transition *t)
 {
 	struct task_struct *process, *task;
 
+	rounds++;
 	t->patch->stats.attempts++;
 	t->patch->stats.walked = 0;
 	t->held.left = 0;
@@ -253,7 +264,14 @@ static int attempt(struct rb_transition *t)
 	}
 	rcu_read_unlock();
 	move_idle_tasks(t);
-	return t->held.left ? -EAGAIN : 0;
+	if (!t->held.left)
+		return 0;
+	/* most that are busy at the first look are not at the second */
+	if (rounds > 1 && !asked) {
+		rb_ask_all(left_behind);
+		asked = true;
+	}
+	return -EAGAIN;
 }
 
 void rb_pertask_self(void)
@@ -292,8 +310,16 @@ static void set_goal(unsigned long value)
 	rb_synchronize();
 }
 
+static void start_anew(void)
+{
+	rounds = 0;
+	asked = false;
+	woke = false;
+}
+
 static int begin(struct rb_transition *t)
 {
+	start_anew();
 	/* pairs with rb_target(): `then` is seen by whoever sees MOVING */
 	smp_store_release(&rb_universe, rb_universe | RB_MOVING);
 	set_goal(!base());
@@ -302,6 +328,7 @@ static int begin(struct rb_transition *t)
 
 static void turn(struct rb_transition *t)
 {
+	start_anew();
 	set_goal(t->reverse ? base() : !base());
 }
 
@@ -324,9 +351,19 @@ static void finish(struct rb_transition *t)
 	rb_wake_end();
 }
 
+/*
+ * Comes before each attempt, but a kernel thread that is woken needs time to get out of
+ * where it sleeps. So nobody is woken more often than once a second, and the pauses of
+ * the attempts that follow are short again.
+ */
 static void wake(struct rb_transition *t)
 {
+	if (woke && time_before(jiffies, wake_due))
+		return;
 	t->patch->stats.signalled += rb_wake_all(left_behind);
+	woke = true;
+	wake_due = jiffies + WAKE_PAUSE;
+	rounds = 0;
 }
 
 /* Sets every task's bit, whatever the task does. */
@@ -349,12 +386,10 @@ static int force(struct rb_transition *t)
 	return 0;
 }
 
-/* One jiffy after the first attempts, twice as long after each further one. */
+/* One jiffy after the first attempts, twice as long after four more of them. */
 static unsigned long pause(struct rb_transition *t)
 {
-	unsigned int n = t->patch->stats.attempts;
-
-	return min_t(unsigned long, n < 16 ? 1UL << (n / 2) : PAUSE_MAX, PAUSE_MAX);
+	return min(1UL << min(rounds / 4, 8U), (unsigned long)PAUSE_MAX);
 }
 
 static const char *missing(void)

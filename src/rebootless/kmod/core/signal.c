@@ -13,8 +13,11 @@
  * On its way the task moves itself, where the per-task engine is at work. Without that
  * it would come back to the same sleep, in old code, before anyone has looked.
  *
- * TWA_RESUME will not do: it does not wake a sleeper, so its work would be there for
- * as long as the task sleeps, and with it our code.
+ * Before that, tasks are asked: a task work with TWA_RESUME wakes nobody and interrupts
+ * nothing, it runs when the task leaves the kernel the next time. That is all that busy
+ * tasks need which are in changed code whenever the pass looks. The trap is a task that
+ * sleeps: its work would be there for as long, and with it our code. So asking is only
+ * done where the work can be cancelled at the end.
  *
  * A kernel thread has no such way out. It is woken when it sleeps interruptibly, looks
  * whether there is something to do, and sleeps again; if its loop itself is not what
@@ -40,6 +43,7 @@ struct wakeup {
 	struct callback_head work;
 	struct hlist_node node;
 	struct task_struct *task;
+	bool quiet;	/* asked, not woken */
 };
 
 static DEFINE_HASHTABLE(wakeups, 8);	/* by task */
@@ -54,17 +58,6 @@ RB_FUNCTION(task_work_cancel_match);
 RB_FUNCTION(task_work_cancel);
 #endif
 static bool can_cancel;
-
-static bool waits(struct task_struct *task)
-{
-	struct wakeup *wakeup;
-
-	hash_for_each_possible(wakeups, wakeup, node, (unsigned long)task) {
-		if (wakeup->task == task)
-			return true;
-	}
-	return false;
-}
 
 static void let_go(struct wakeup *wakeup)
 {
@@ -90,19 +83,45 @@ static void woken(struct callback_head *work)
 	let_go(wakeup);
 }
 
-static bool wake_user(struct task_struct *task)
+#ifdef RB_TASK_WORK_MATCH
+static bool same(struct callback_head *work, void *wanted)
+{
+	return work == wanted;
+}
+
+static bool cancelled(struct wakeup *wakeup)
+{
+	return rb_call(task_work_cancel_match)(wakeup->task, same, &wakeup->work);
+}
+#else
+/* Finds works by their function; a task has one of ours at most. */
+static bool cancelled(struct wakeup *wakeup)
+{
+	return rb_call(task_work_cancel)(wakeup->task, woken);
+}
+#endif
+
+/* The one that waits in the task, taken out if it is to be exchanged; NULL: none. */
+static struct wakeup *find(struct task_struct *task, bool quiet, bool *ours)
 {
 	struct wakeup *wakeup;
-	bool known;
 
-	spin_lock(&wakeups_lock);
-	known = waits(task);
-	spin_unlock(&wakeups_lock);
-	if (known)
-		return false;	/* told already, and has not come yet */
-	wakeup = rb_alloc(sizeof(*wakeup));
+	*ours = false;
+	hash_for_each_possible(wakeups, wakeup, node, (unsigned long)task) {
+		if (wakeup->task != task)
+			continue;
+		*ours = wakeup->quiet && !quiet && cancelled(wakeup);
+		return wakeup;
+	}
+	return NULL;
+}
+
+static struct wakeup *make(struct task_struct *task)
+{
+	struct wakeup *wakeup = rb_alloc(sizeof(*wakeup));
+
 	if (!wakeup)
-		return false;	/* it is tried again */
+		return NULL;
 	init_task_work(&wakeup->work, woken);
 	wakeup->task = task;
 	get_task_struct(task);
@@ -110,7 +129,25 @@ static bool wake_user(struct task_struct *task)
 	spin_lock(&wakeups_lock);
 	hash_add(wakeups, &wakeup->node, (unsigned long)task);
 	spin_unlock(&wakeups_lock);
-	if (!task_work_add(task, &wakeup->work, TWA_SIGNAL))
+	return wakeup;
+}
+
+static bool tell(struct task_struct *task, bool quiet)
+{
+	struct wakeup *wakeup;
+	bool ours;
+
+	spin_lock(&wakeups_lock);
+	wakeup = find(task, quiet, &ours);
+	spin_unlock(&wakeups_lock);
+	if (wakeup && !ours)
+		return false;	/* told already, and has not come yet */
+	if (!wakeup)
+		wakeup = make(task);
+	if (!wakeup)
+		return false;	/* no memory; it is tried again */
+	wakeup->quiet = quiet;
+	if (!task_work_add(task, &wakeup->work, quiet ? TWA_RESUME : TWA_SIGNAL))
 		return true;
 	/* it ends, and has run its last task work */
 	spin_lock(&wakeups_lock);
@@ -120,10 +157,15 @@ static bool wake_user(struct task_struct *task)
 	return false;
 }
 
+static bool ask(struct task_struct *task)
+{
+	return can_cancel && !(task->flags & PF_KTHREAD) && tell(task, true);
+}
+
 bool rb_wake(struct task_struct *task)
 {
 	if (!(task->flags & PF_KTHREAD))
-		return wake_user(task);
+		return tell(task, false);
 	return can_wake_threads && rb_call(wake_up_state)(task, TASK_INTERRUPTIBLE);
 }
 
@@ -131,7 +173,8 @@ bool rb_wake(struct task_struct *task)
  * Tasks are collected first: waking them allocates, which must not be done in an RCU
  * read section. Those that come to be between counting and collecting may be left out.
  */
-unsigned int rb_wake_all(bool (*which)(struct task_struct *task))
+static unsigned int tell_all(bool (*which)(struct task_struct *task),
+			     bool (*how)(struct task_struct *task))
 {
 	struct task_struct *process, *task, **tasks;
 	unsigned int n, room = 0, count = 0, told = 0;
@@ -152,30 +195,22 @@ unsigned int rb_wake_all(bool (*which)(struct task_struct *task))
 	}
 	rcu_read_unlock();
 	for (n = 0; n < count; n++) {
-		told += rb_wake(tasks[n]);
+		told += how(tasks[n]);
 		put_task_struct(tasks[n]);
 	}
 	rb_free(tasks);
 	return told;
 }
 
-#ifdef RB_TASK_WORK_MATCH
-static bool same(struct callback_head *work, void *wanted)
+unsigned int rb_wake_all(bool (*which)(struct task_struct *task))
 {
-	return work == wanted;
+	return tell_all(which, rb_wake);
 }
 
-static bool cancelled(struct wakeup *wakeup)
+void rb_ask_all(bool (*which)(struct task_struct *task))
 {
-	return rb_call(task_work_cancel_match)(wakeup->task, same, &wakeup->work);
+	tell_all(which, ask);
 }
-#else
-/* Finds works by their function; a task has one of ours at most. */
-static bool cancelled(struct wakeup *wakeup)
-{
-	return rb_call(task_work_cancel)(wakeup->task, woken);
-}
-#endif
 
 /*
  * A work that is not found in its task any more runs, or is about to: it lets go of
