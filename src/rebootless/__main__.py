@@ -23,6 +23,7 @@ import click
 from .base import proc
 from .base.errors import RebootlessError, ResourceError
 from .base.fs import os_failure
+from .base.words import visible
 from .cli.root import root
 
 USAGE = 64  # as in sysexits.h
@@ -120,12 +121,13 @@ def _report(exc: Exception, *, as_json: bool) -> int:
     status, error = describe(exc)
     if as_json:
         print(json.dumps({"schema": SCHEMA, "error": error}, indent=2, ensure_ascii=False))
-    print(f"error: {error['message']}", file=sys.stderr)
+    print(visible(f"error: {error['message']}"), file=sys.stderr)
     for refusal in error.get("refusals", ()):
         if str(refusal.get("message")) not in error["message"]:
-            print(f"  {refusal.get('symbol')}: {refusal.get('message')}", file=sys.stderr)
+            line = f"  {refusal.get('symbol')}: {refusal.get('message')}"
+            print(visible(line), file=sys.stderr)
     if error["hint"]:
-        print(f"hint: {error['hint']}", file=sys.stderr)
+        print(visible(f"hint: {error['hint']}"), file=sys.stderr)
     return _flushed(status)
 
 

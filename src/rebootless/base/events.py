@@ -17,6 +17,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Protocol, TextIO
 
+from .words import visible
+
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
@@ -116,7 +118,7 @@ class PlainMonitor:
                 line = f"warning: {event.text}"
             case _:
                 return
-        print(line, file=self.stream, flush=True)
+        print(visible(line), file=self.stream, flush=True)
 
 
 class JsonMonitor:
@@ -137,8 +139,12 @@ class RichMonitor:
         from rich.console import Console
         from rich.markup import escape
 
+        def harmless(text: str) -> str:
+            """Names of files, tasks and patches may hold "[...]", or steer the terminal."""
+            return escape(visible(text))
+
         self.console = Console(stderr=True, highlight=False)
-        self._escape = escape  # names of files, tasks and patches may hold "[...]"
+        self._escape = harmless
         self._progress: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
 

@@ -9,17 +9,15 @@ from __future__ import annotations
 import dataclasses
 import enum
 import json
-import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from pathlib import PurePath
 from typing import Any, Protocol
 
 from ..base.events import Monitor, NullMonitor, default_monitor
+from ..base.words import visible
 
 SCHEMA = 1
-# All but tabs and the ends of lines.
-_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]|\r(?!\n|\Z)")
 Facts = Mapping[str, Any]
 Render = Callable[["Page", Facts], None]
 
@@ -125,6 +123,12 @@ class Output:
     monitor: Monitor
     page: Page
 
+    @property
+    def has_told(self) -> bool:
+        """Whether what was told while the work went on is on the same screen as the result."""
+        watched = not self.as_json and not isinstance(self.monitor, NullMonitor)
+        return watched and sys.stdout.isatty() and sys.stderr.isatty()
+
     def joined(self, outer: Output) -> Output:
         """This one, with what was asked of the verb before its sub-verb (--json, --quiet)."""
         quiet = isinstance(outer.monitor, NullMonitor)
@@ -193,8 +197,3 @@ def cell(value: object) -> str:
             return ", ".join(cell(item) for item in value)
         case _:
             return visible(str(value))
-
-
-def visible(text: str) -> str:
-    """A text with control characters spelled out: a patch's title must not steer the terminal."""
-    return text if text.isprintable() else _CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)

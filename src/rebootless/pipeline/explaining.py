@@ -125,6 +125,11 @@ def explain(path: Path, patched: Path | None = None, *, html: Path | None = None
     `path` is a bundle; or the original object of a unit, and `patched` the object with the patch.
     Raises BundleError, ElfError, NotFoundError, ResourceError.
     """
+    if patched is None and path.suffix == ".o":
+        raise BundleError(
+            f"{path} is an object file, and one alone tells of no change",
+            hint="give both, `rebootless explain ORIG.o PATCHED.o`, or the bundle",
+        )
     facts = _of_bundle(path) if patched is None else _of_objects(path, patched)
     if html is not None:
         from ..report.page import render  # jinja2 is for pages only

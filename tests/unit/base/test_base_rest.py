@@ -77,6 +77,8 @@ def test_plain_lines() -> None:
     monitor.emit(events.Note("note"))
     monitor.emit(events.Warned("careful"))
     assert stream.getvalue() == "   note\nwarning: careful\n"
+    monitor.emit(events.Note("fs/\x1b[2Jfile\ttab"))
+    assert stream.getvalue().endswith("   fs/\\x1b[2Jfile\ttab\n"), "a name steers no terminal"
 
 
 def test_the_terminal_monitor_survives_every_event(capsys: pytest.CaptureFixture[str]) -> None:
@@ -85,9 +87,10 @@ def test_the_terminal_monitor_survives_every_event(capsys: pytest.CaptureFixture
         with events.stage(monitor, "b", "Stage B") as inner:
             inner.progress(1, None, "x")
         outer.detail("[not markup")
-        monitor.emit(events.Note("note"))
+        monitor.emit(events.Note("note \x07"))
         monitor.emit(events.Warned("careful"))
     shown = capsys.readouterr().err
+    assert "note \\x07" in shown
     assert "Stage A" in shown
     assert "careful" in shown
 

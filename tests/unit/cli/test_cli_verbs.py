@@ -15,6 +15,8 @@ import pytest
 import rebootless
 from rebootless.bundle.archive import create, read, with_test_log, write
 from rebootless.bundle.manifest import Manifest, PatchedFunction, PatchedObject, TargetKernel
+from rebootless.cli.output import PlainPage
+from rebootless.cli.verbs import build as build_verb
 from rebootless.lab.report import verdict_of
 
 SOURCE = """
@@ -113,6 +115,32 @@ def test_explain_of_objects_that_do_the_same(
     assert run("explain", objects[0], objects[1], "--html", page).returncode == 0
     assert "no compiled function to show" in page.read_text()
     assert "no difference" in run("explain", objects[0], objects[1]).stdout
+
+
+def test_explain_of_one_object(objects: tuple[Path, Path, Path]) -> None:
+    told = run("explain", objects[0])
+    assert told.returncode == 8 and "one alone" in told.stderr
+    assert "hint: give both, `rebootless explain ORIG.o PATCHED.o`" in told.stderr
+
+
+def test_control_characters_of_names_do_not_reach_the_terminal(tmp_path: Path) -> None:
+    told = run("explain", tmp_path / "a\x1b[2J\x07.rlp")
+    assert told.returncode == 6 and "a\\x1b[2J\\x07.rlp" in told.stderr
+    assert "\x1b" not in told.stderr and "\x07" not in told.stderr
+
+
+def test_build_does_not_tell_warnings_twice(capsys: pytest.CaptureFixture[str]) -> None:
+    """On a terminal they have been told while the build went on; in a pipe they stand here."""
+    warning = {"code": "may-sleep-long", "symbol": "f", "message": "sleeps", "accepted": ""}
+    facts = {
+        "bundle": "x.rlp", "report": "x.json", "seconds": {}, "begins": {}, "warnings": [warning],
+        "manifest": {"name": "x", "kernel": {"release": "6.1"}, "cves": [], "objects": []},
+    }  # fmt: skip
+    build_verb.render(PlainPage(), facts)
+    assert "warning: [may-sleep-long] sleeps\n" in capsys.readouterr().out
+    build_verb.render(PlainPage(), facts, told=True)
+    page = capsys.readouterr().out
+    assert "sleeps" not in page and "Rebootless-Accept: may-sleep-long f" in page
 
 
 def test_explain_of_a_bundle_without_an_explanation(bundle: Path, tmp_path: Path) -> None:

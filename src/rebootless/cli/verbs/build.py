@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -94,11 +95,11 @@ def command(
         external=external,
         monitor=out.monitor,
     )
-    out.show(result, render)
+    out.show(result, functools.partial(render, told=out.has_told))
 
 
-def render(page: Page, facts: Facts) -> None:
-    """Where the bundle is and what it changes."""
+def render(page: Page, facts: Facts, *, told: bool = False) -> None:
+    """Where the bundle is and what it changes; the warnings, unless they have been `told`."""
     manifest = facts["manifest"]
     page.pairs(
         [
@@ -122,7 +123,7 @@ def render(page: Page, facts: Facts) -> None:
     if accepted:
         page.line("accepted: " + ", ".join(f"{w['code']} {w['symbol']}".strip() for w in accepted))
     open_ones = [w for w in facts["warnings"] if not w["accepted"]]
-    for finding in open_ones:
+    for finding in open_ones if not told else ():
         page.line(f"warning: [{finding['code']}] {finding['message']}")
     if example := next((w for w in open_ones if w["code"] != "accept-unused"), None):
         named = f"{example['code']} {example['symbol']}".strip()
