@@ -135,8 +135,15 @@ class LocalMachine:
 
 
 def _pread(descriptor: int, size: int, offset: int) -> bytes | None:
-    try:
-        blob = os.pread(descriptor, size, offset)
-    except (OSError, OverflowError):
-        return None
-    return blob if len(blob) == size else None
+    """All `size` bytes; a large read may come in parts."""
+    parts = []
+    while size > 0:
+        try:
+            part = os.pread(descriptor, size, offset)
+        except (OSError, OverflowError):
+            return None
+        if not part:
+            return None
+        parts.append(part)
+        size, offset = size - len(part), offset + len(part)
+    return b"".join(parts)

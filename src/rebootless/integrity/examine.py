@@ -171,11 +171,21 @@ class Examiner:
     def _resolve(self, name: str) -> int | None:
         return self._exported.get(name)
 
-    def _sections(self, name: str) -> dict[str, int]:
-        folder = f"/sys/module/{name}/sections"
-        texts = self.machine.read_many([f"{folder}/.*", f"{folder}/*"])
-        found = {path.rpartition("/")[2]: int(value, 16) for path, value in texts.items() if value}
-        return {section: address for section, address in found.items() if address}
+    def _sections(self, name: str) -> Mapping[str, int]:
+        return self._all_sections.get(name, {})
+
+    @cached_property
+    def _all_sections(self) -> Mapping[str, Mapping[str, int]]:
+        """Where the sections of each module are; nothing where the kernel hides that."""
+        texts = self.machine.read_many(
+            ["/sys/module/*/sections/.*", "/sys/module/*/sections/[!.]*"]
+        )
+        found: dict[str, dict[str, int]] = {}
+        for path, value in texts.items():
+            module, _, section = path.removeprefix("/sys/module/").split("/", 2)
+            if value.strip() and (address := int(value, 16)):
+                found.setdefault(module, {})[section] = address
+        return found
 
 
 def retpolines(regions: Sequence[Region], tables: Tables) -> list[tuple[int, bytes]]:
