@@ -8,6 +8,10 @@ import pytest
 
 from rebootless.engine import patching
 from rebootless.integrity.report import Report
+from rebootless.integrity.show import whole
+from rebootless.kernel.image import load as load_image
+from rebootless.kernel.kallsyms import decode
+from rebootless.kernel.symbols import SymbolIndex
 from rebootless.pipeline.verifying import verify
 
 pytestmark = pytest.mark.vm
@@ -39,57 +43,61 @@ def rewritten(report: Report, kind: str) -> int:
     return sum(k.altered for v in report.verdicts for k in v.kinds if k.name == kind)
 
 
+def boundary(kernel) -> int:
+    """Where an instruction of the victim begins, not too near to its entry."""
+    image = load_image(kernel.image)
+    address = SymbolIndex(decode(image)).addresses(VICTIM)[0]
+    return whole(image.read(address, 64).tobytes(), 12, 12)[1]
+
+
 def assert_clean(report: Report) -> None:
     assert [d for v in report.verdicts for d in v.differences] == []
     assert [u for v in report.verdicts for u in v.undecided] == []
 
 
-def test_a_stock_kernel_is_as_shipped(check: Verify) -> None:
-    report = check()
-    assert_clean(report)
-    assert {v.object for v in report.verdicts} >= {"vmlinux", "dummy", "virtio_blk"}
-    assert report.skipped == ()
+@pytest.fixture(scope="module")
+def at_first(shared_lab, kernel) -> Report:
+    """The guest before anything was done to it."""
+    return verify(image=kernel.image, modules=kernel.modules, machine=shared_lab.machine)
+
+
+def test_a_stock_kernel_is_as_shipped(lab, at_first: Report) -> None:
+    assert_clean(at_first)
+    assert {v.object for v in at_first.verdicts} >= {"vmlinux", "dummy", "virtio_blk"}
+    assert at_first.skipped == ()
     for kind in ("return", "alternative", "static-call", "static-branch", "fentry"):
-        assert rewritten(report, kind) > 50, kind
+        assert rewritten(at_first, kind) > 50, kind
 
 
-def test_tracepoints_tracers_and_kprobes_are_accounted_for(lab, check: Verify) -> None:
-    before = check()
-    probes = f"p:one {VICTIM}+0x10\\np:two uptime_proc_show\\np:three dummy:dummy_xmit+0x10"
+def test_tracepoints_tracers_kprobes_and_live_patches_are_accounted_for(
+    lab, kernel, patches, at_first: Report, check: Verify
+) -> None:
+    probes = (f"p:one {VICTIM}+{boundary(kernel)}", "p:two uptime_proc_show")
     lab.guest.check(
         f"cd {TRACING}; printf 'vfs_*\\ndummy_*\\n' >set_ftrace_filter;"
-        "echo function >current_tracer;"
-        "echo 1 >events/sched/sched_switch/enable;"
-        f"printf '{probes}\\n' >kprobe_events; echo 1 >events/kprobes/enable; sleep 1"
+        "echo function >current_tracer; echo 1 >events/sched/sched_switch/enable;"
+        f"printf '%s\\n' '{probes[0]}' '{probes[1]}' >kprobe_events;"
+        "echo 1 >events/kprobes/enable; sleep 1"
     )
+    patching.apply(lab.machine, patches["rl_cmdline"])
+    patching.apply(lab.machine, patches["rl_dummy"])
     listed = lab.guest.check("cat /sys/kernel/debug/kprobes/list")
     busy = check()
+    undone = [patching.undo(lab.machine, name) for name in ("rl_dummy", "rl_cmdline")]
     lab.guest.check(
         f"cd {TRACING}; echo 0 >events/kprobes/enable; echo >kprobe_events;"
         "echo 0 >events/enable; echo nop >current_tracer; echo >set_ftrace_filter"
     )
     assert_clean(busy)
-    assert rewritten(busy, "kprobe") == 2, listed  # that at the entry is ftrace's
-    assert rewritten(busy, "static-branch") > rewritten(before, "static-branch")
-    assert_clean(check())
-
-
-def test_a_live_patch_is_told_and_no_difference(lab, patches, check: Verify) -> None:
-    patching.apply(lab.machine, patches["rl_cmdline"])
-    patching.apply(lab.machine, patches["rl_dummy"])
-    report = check()
-    undone = [patching.undo(lab.machine, name) for name in ("rl_dummy", "rl_cmdline")]
-    assert_clean(report)
-    assert [(r.object, r.function, r.patches) for v in report.verdicts for r in v.redirected] == [
+    assert "[OPTIMIZED]" in listed
+    assert rewritten(busy, "kprobe") == 1, listed  # that at an entry is ftrace's
+    assert rewritten(busy, "static-branch") > rewritten(at_first, "static-branch")
+    assert {(r.object, r.function, r.patches) for v in busy.verdicts for r in v.redirected} == {
         ("dummy", "dummy_get_stats64", ("rl_dummy",)),
         ("vmlinux", "cmdline_proc_show", ("rl_cmdline",)),
-    ] or [(r.object, r.function, r.patches) for v in report.verdicts for r in v.redirected] == [
-        ("vmlinux", "cmdline_proc_show", ("rl_cmdline",)),
-        ("dummy", "dummy_get_stats64", ("rl_dummy",)),
-    ]
-    assert {s.object for s in report.skipped} == {"rl_cmdline", "rl_dummy"}
+    }
+    assert {s.object for s in busy.skipped} == {"rl_cmdline", "rl_dummy"}
     assert [u.still_redirected for u in undone] == [(), ()]
-    assert_clean(check())
 
 
 @pytest.mark.parametrize("target", [f"vmlinux {VICTIM}", "dummy dummy_xmit"])
@@ -106,4 +114,7 @@ def test_spoiled_code_is_told_by_function_and_bytes(lab, check: Verify, target: 
     turned = bytes(b ^ 0xFF for b in found.expected[at : at + 2])
     assert found.found == found.expected[:at] + turned + found.expected[at + 2 :]
     assert found.expected_code
+
+
+def test_after_all_that_the_code_is_as_shipped_again(lab, check: Verify) -> None:
     assert_clean(check())

@@ -5,7 +5,7 @@ by release and build-id, an engine that can do it, nothing of that name there, n
 on, no other patch on the same functions.
 
     apply   check -> choose an engine -> (load the core) -> load the module -> follow the transition
-    undo    check -> enabled=0 -> follow the transition -> remove the module
+    undo    check -> enabled=0 -> follow the transition -> remove the module -> look at the code
 
 Whenever this program ends in between, the kernel goes on by itself, `status` shows where it is, and
 `undo` brings it back.
@@ -25,7 +25,7 @@ from ..base.errors import (
 )
 from ..base.events import Monitor, Note, NullMonitor
 from ..base.fs import read_bytes
-from . import choose, core, modinfo, transition
+from . import choose, core, modinfo, restored, transition
 from .base import AUTO, Engine
 from .checks import Wanted, check_kernel, check_module, check_needed, check_state, check_undo
 from .machine import Machine, ModuleSource, build_id, module_build_id, release
@@ -58,11 +58,16 @@ class Applied:
 
 @dataclass(frozen=True)
 class Undone:
-    """A live patch that was taken off; `remains` says what could not be removed."""
+    """A live patch that was taken off; `remains` says what could not be removed.
+
+    `still_redirected` are functions whose beginning is as it was while the patch was in force, and
+    nobody else has a hold on them: it should be empty. It is where memory may not be read.
+    """
 
     name: str
     transition: Transition | None
     remains: tuple[str, ...] = field(default=())
+    still_redirected: tuple[str, ...] = ()
 
 
 def apply(
@@ -192,8 +197,11 @@ def undo(
     patch = next((p for p in present if p.name == name), None)
     if patch is not None:
         check_undo(patch, present)
+        before = restored.look(machine, patch)
         moved = _back(machine, patch, policy, monitor)
-        return Undone(name, moved, remove_when_free(machine, name))
+        remains = remove_when_free(machine, name)
+        still = restored.still_redirected(machine, before, livepatches(machine))
+        return Undone(name, moved, remains, tuple(map(str, still)))
     if not is_patch_module(machine, name):
         names = ", ".join(p.name for p in present) or "none"
         raise StateError(

@@ -26,7 +26,12 @@ class Entries:
 
 
 def look(machine: Machine, patch: LivePatch) -> Entries:
-    """Looks at the functions of a patch; at none where the kernel's memory may not be read."""
+    """Looks at the functions of a patch; at none where the kernel's memory may not be read.
+
+    A patch that is not in force redirects none.
+    """
+    if not patch.enabled:
+        return Entries((), {})
     places = text.locate(machine, patch.functions)
     return Entries(places, text.entries(machine, places))
 

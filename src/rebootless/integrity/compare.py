@@ -11,7 +11,7 @@ from . import constants, holders, sites, variants
 from .code import Code
 from .live import Live, Redirected
 from .region import Flags, Region, Ruling, Wrong, spread
-from .show import instructions
+from .show import LONGEST, instructions, whole
 from .tables import Tables
 
 JOINED = 8  # bytes that differ within this distance, in one function, are one difference
@@ -188,16 +188,14 @@ def _difference(
     start, first, last = span
     name = code.names.covering(region.address + first)[0]
     begin = max(start - region.address, 0)
-    edges = instructions(region.shipped[begin : last + 32].tobytes(), region.address + begin)
-    from_ = max((e.address for e in edges if e.address - region.address <= first), default=0)
-    from_ = from_ - region.address if from_ else first
-    to = min((e.end for e in edges if e.end - region.address > last), default=0)
-    to = to - region.address if to else last + 1
+    function = region.shipped[begin : min(last, begin + LONGEST) + 32].tobytes()
+    from_, to = (begin + at for at in whole(function, first - begin, last - begin))
     shown = min(to, from_ + MOST_BYTES)
     expected = region.shipped[from_:shown].tobytes()
     found = region.found[from_:shown].tobytes()
     address = region.address + from_
-    reason = next((reasons[a] for a in range(address, region.address + to) if a in reasons), "")
+    near = range(address, region.address + shown)
+    reason = next((reasons[place] for place in near if place in reasons), "")
     return Difference(
         code.name,
         name,
@@ -207,8 +205,8 @@ def _difference(
         expected,
         found,
         reason or "not the shipped code",
-        tuple(i.text for i in instructions(expected, address)),
-        tuple(i.text for i in instructions(found, address)),
+        instructions(expected, address),
+        instructions(found, address),
     )
 
 

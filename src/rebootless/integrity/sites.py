@@ -49,14 +49,19 @@ def rulings(region: Region, tables: Tables, live: Live) -> list[Ruling]:
 
 
 def locks(region: Region, places: U64) -> Ruling:
-    """A lock prefix, or in its place a prefix without effect on a machine of one processor."""
+    """A lock prefix, or in its place a prefix without effect on a machine of one processor.
+
+    The kernel changes all of a section or none.
+    """
     places = places[region.inside(places, 1)]
     offsets = region.offsets(places)
     found = region.found[offsets]
     ones = np.ones(len(offsets), np.int64)
+    locked, plain = found == LOCK, found == DS
+    fine = locked if locked.sum() >= plain.sum() else plain
     # Where another prefix stands before it, the table names that one, and nothing is changed.
-    fine = (found == LOCK) | (found == DS) | ~region.altered(offsets, ones)
-    return _ruling("lock-prefix", region, places, ones, fine, "neither lock nor ds prefix")
+    fine = fine | (~region.altered(offsets, ones) & ~locked)
+    return _ruling("lock-prefix", region, places, ones, fine, "unlike the other lock prefixes")
 
 
 def seals(region: Region, places: U64) -> Ruling:

@@ -6,7 +6,6 @@
     .retpoline_sites             a call of an indirect thunk the indirect call itself, at boot
     .return_sites                a jump to the return thunk  a return, another thunk, at boot
     .ibt_endbr_seal              a landing pad               a no-operation, at boot
-    .call_sites                  a call                      one that counts its depth, at boot
     runtime_*                    a constant                  its value, at boot
     .smp_locks                   a lock prefix               none, with one processor
     __jump_table                 a static branch             a jump or no-operation, at any time

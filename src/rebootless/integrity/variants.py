@@ -20,6 +20,10 @@ from .tables import Tables
 
 Meaning = tuple[tuple[object, ...], ...]
 MOST_VARIANTS = 64
+NOPS = frozenset(
+    bytes.fromhex(code)
+    for code in ("90", "0f1f00", "0f1f4000", "0f1f440000", "0f1f8000000000", "0f1f840000000000")
+)
 LFENCE = bytes.fromhex("0faee8")
 
 
@@ -128,7 +132,7 @@ def _meanings(code: bytes, address: int, live: Live) -> Iterator[tuple[object, .
     while decoder.can_decode:
         decoder.decode_out(instruction)
         at, end = instruction.ip - address, instruction.next_ip - address
-        if instruction.ip < skipped_to or instruction.mnemonic in (Mnemonic.NOP, Mnemonic.INT3):
+        if instruction.ip < skipped_to or idle(code[at:end]):
             continue
         if instruction.is_invalid:
             yield ("code", code[at:])
@@ -142,13 +146,21 @@ def _meanings(code: bytes, address: int, live: Live) -> Iterator[tuple[object, .
             yield step
 
 
+def idle(instruction: bytes) -> bool:
+    """Whether an instruction is a breakpoint or one of the no-operations that kernels are made of.
+
+    Those have no displacement; another one has been tampered with.
+    """
+    return instruction == b"\xcc" or instruction.lstrip(b"\x66\x2e") in NOPS
+
+
 def _leaps(code: bytes, end: int, target: int | None, address: int) -> bool:
     """Whether a jump that ends at `end` does nothing but leap over no-operations."""
     if target is None or not end <= target - address <= len(code):
         return False
     code = code[end : target - address]
     return all(
-        i.mnemonic in (Mnemonic.NOP, Mnemonic.INT3)
+        idle(code[i.ip : i.next_ip])
         or (i.mnemonic == Mnemonic.JMP and i.next_ip <= (_target(i) or 0) <= len(code))
         for i in Decoder(64, code)
     )

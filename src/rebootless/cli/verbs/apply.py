@@ -56,5 +56,6 @@ def render(page: Page, facts: Facts) -> None:
             ("replaced", facts.get("replaced")),
             ("modules not loaded yet", facts.get("waiting")),
             ("remains", facts.get("remains")),
+            ("still redirected", facts.get("still_redirected")),
         ]
     )

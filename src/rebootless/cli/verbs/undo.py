@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from ...base.errors import MismatchError
 from ..options import transition_options, verb
 from ..output import Output
 from .apply import render
@@ -15,10 +16,16 @@ from .apply import render
 def command(
     out: Output, name: str, wait: float, signal_after: float | None, on_timeout: str
 ) -> None:
-    """Take the patch NAME out of the running kernel, and remove its module."""
+    """Take the patch NAME out of the running kernel, and remove its module.
+
+    The code of its functions is looked at afterwards: the exit code is 7 if one of them still leads
+    to the patch.
+    """
     from ... import pipeline
 
     undone = pipeline.undo(
         name, wait=wait, signal_after=signal_after, on_timeout=on_timeout, monitor=out.monitor
     )
-    out.show(undone, render)
+    facts = out.show(undone, render)
+    if facts["still_redirected"]:
+        raise click.exceptions.Exit(MismatchError.exit_code)
