@@ -22,6 +22,7 @@ from rebootless.bundle import archive
 from rebootless.compile.tree import prepare
 from rebootless.elf.reader import parse
 from rebootless.engine import text
+from rebootless.engine.doctor import examine
 from rebootless.engine.status import PatchedFunction
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ pytestmark = pytest.mark.vm
 RELOCATIONS = Path(__file__).parent / "relocations"
 PATCHES = "/sys/kernel/rebootless/patches"
 NAME = "rl_small"
+PAGE = 4096
 SHOW = (
     "static int filesystems_proc_show(struct seq_file *m, void *v)\n{\n"
     "\tstruct file_system_type * tmp;\n"
@@ -171,6 +173,18 @@ def disabled(lab: Lab) -> str:
     return lab.guest.check("cd /tmp/binfmt && echo 0 >status && cat status")
 
 
+def kernel_text(lab: Lab) -> str:
+    """A checksum over all code of the kernel proper as it is in memory."""
+    listed = lab.guest.check("grep -E ' (_stext|_etext)$' /proc/kallsyms").split()
+    start, end = sorted(int(address, 16) for address in listed[::3])
+    memory = text.open_memory(lab.machine)
+    assert memory is not None
+    offset = text.file_offset(memory.segments, start)
+    assert offset is not None and offset % PAGE == 0
+    pages = f"bs={PAGE} skip={offset // PAGE} count={(end - start) // PAGE}"
+    return lab.guest.check(f"dd if=/proc/kcore {pages} 2>/dev/null | md5sum")
+
+
 def code(lab: Lab) -> dict[PatchedFunction, bytes]:
     functions = [PatchedFunction(owner, name, 0) for owner, name in sorted(CHANGED)]
     return dict(text.entries(lab.machine, text.locate(lab.machine, functions)))
@@ -199,9 +213,16 @@ def test_the_patch_needs_nothing_that_the_kernel_lacks(built: archive.Bundle) ->
     assert patched == CHANGED
 
 
+def test_the_doctor_says_which_engine_is_left(lab: Lab) -> None:
+    found = {check.name: check for check in examine(lab.machine).checks}
+    assert found["engine atomic"].status == found["stack walks"].status == "ok"
+    assert found["engine livepatch"].status == found["engine per-task"].status == "warning"
+    assert found["chosen engine"].why.startswith("atomic: ")
+
+
 def test_apply_and_undo(lab: Lab) -> None:
     guest = lab.guest
-    before, shown = code(lab), seen(lab)
+    whole, before, shown = kernel_text(lab), code(lab), seen(lab)
     assert shown[1] == "MemTotal:" and len(before) == 2, "the module is not loaded yet"
     guest.run("dmesg -c")
     lab.machine.load_module(b"", name=NAME, parameters="engine=atomic")
@@ -216,7 +237,7 @@ def test_apply_and_undo(lab: Lab) -> None:
     undo(lab, NAME)
     assert disabled(lab) == "disabled\n"
     assert seen(lab) == shown
-    assert {f: bytes_ for f, bytes_ in code(lab).items() if f in before} == before
+    assert kernel_text(lab) == whole, "byte by byte"
     assert "post_unpatch, shadow there" in guest.check("dmesg")
     unload_module(lab)
 
