@@ -254,13 +254,31 @@ static int __init enable_by_core(void)
 	return error;
 }
 
+#if IS_ENABLED(CONFIG_LIVEPATCH)
+/* Where the core is loaded, the transition does not take the kernel's full seconds. */
+static int __init enable_by_kernel(void)
+{
+	void (*drive)(void);
+	int error = klp_enable_patch(&rebootless_patch);
+
+	if (error)
+		return error;
+	drive = symbol_get(rebootless_drive_livepatch);
+	if (drive) {
+		drive();
+		symbol_put(rebootless_drive_livepatch);
+	}
+	return 0;
+}
+#endif
+
 static int __init patch_init(void)
 {
 #if IS_ENABLED(CONFIG_LIVEPATCH)
 	/* The loader has applied the relocations of the kernel proper. */
 	follow_keys();
 	if (!*engine || !strcmp(engine, "livepatch"))
-		return klp_enable_patch(&rebootless_patch);
+		return enable_by_kernel();
 #endif
 	return enable_by_core();
 }

@@ -60,4 +60,11 @@ struct rebootless_patch {
  */
 int rebootless_enable_patch(const struct rebootless_patch *patch);
 
+/*
+ * Makes the transition of mainline's livepatch that goes on quick, if there is one
+ * and this kernel's can be driven. A patch asks for it right after klp_enable_patch(),
+ * which is sooner than any process could.
+ */
+void rebootless_drive_livepatch(void);
+
 #endif /* _REBOOTLESS_CORE_H */

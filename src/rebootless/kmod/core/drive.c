@@ -156,6 +156,13 @@ static const struct attribute_group drive_group = { .attrs = drive_attributes };
 
 static struct kobject *drive_kobj;
 
+void rebootless_drive_livepatch(void)
+{
+	if (drive_kobj)
+		drive_begin(false);
+}
+EXPORT_SYMBOL_GPL(rebootless_drive_livepatch);
+
 /* That the work item runs the function we know shows that both are what they were. */
 static bool found_all(void)
 {
