@@ -14,6 +14,8 @@
 	};								\
 	static char *engine = "livepatch";				\
 	module_param(engine, charp, 0444);				\
+	static bool driven;						\
+	module_param(driven, bool, 0444);				\
 									\
 	static int __init bench_init(void)				\
 	{								\
@@ -25,10 +27,17 @@
 			.relocs = none,					\
 		};							\
 		typeof(&rebootless_enable_patch) enable;		\
+		typeof(&rebootless_drive_livepatch) drive;		\
 		int error;						\
 									\
-		if (!strcmp(engine, "livepatch"))			\
-			return klp_enable_patch(&patch);		\
+		if (!strcmp(engine, "livepatch")) {			\
+			error = klp_enable_patch(&patch);		\
+			drive = symbol_get(rebootless_drive_livepatch);	\
+			if (!error && driven)				\
+				drive();				\
+			symbol_put(rebootless_drive_livepatch);		\
+			return error;					\
+		}							\
 		enable = symbol_get(rebootless_enable_patch);		\
 		if (!enable)						\
 			return -ENOPKG;					\
