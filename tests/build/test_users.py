@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rebootless.match.users import User, users_of
+from rebootless.pipeline.importers import importers, own_modules
 from rebootless.pipeline.kernel import ShippedKernel
 from rebootless.provider.base import KernelFiles
 
@@ -33,3 +34,10 @@ def test_callers_and_holders_in_a_module(kernel: ShippedKernel) -> None:
     shipped = kernel.shipped("binfmt_misc")
     (place,) = shipped.candidates("bm_get_tree")
     assert [type(u) for u in users_of(shipped, place)] == [User]
+
+
+def test_callers_in_modules(kernel: ShippedKernel) -> None:
+    """Modules that import a function and call it; those that only have its name do not count."""
+    found = set(importers(own_modules(kernel), ["__sk_flush_backlog", "loop_queue_rq"]))
+    assert ("__sk_flush_backlog", "tls_sw_recvmsg", "tls") in found
+    assert {symbol for symbol, _, _ in found} == {"__sk_flush_backlog"}, "loop's own is no import"

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..base.errors import RebootlessError
-from ..base.fs import read_bytes, read_text
+from ..base.fs import read_text
 from ..compile.reach import HeaderReach
 from ..compile.tree import Tree
 from ..diff.names import source_name
 from ..elf.constants import SymbolType
 from ..elf.reader import read as read_elf
-from ..kernel.modules import load_module, module_files, module_name
-from ..match import ShippedModule
 from ..match.users import users_of
 from ..module.resolve import VMLINUX
 from ..report import patchview
 from ..safety.copies import FEW, Inline, Searched, changed_inlines
+from .importers import importers, own_modules
 from .job import Job
 
 MOST = 4  # functions that are looked for, of one inline function; each takes 0.1 s
@@ -102,25 +101,8 @@ class _Searcher:
         return tuple(dict.fromkeys(user.name for user in users if user.calls))
 
     def _in_modules(self, target: str, *, own: bool) -> Iterator[str]:
-        """The callers in modules (`own`: the kernel's as well) whose files are not compressed."""
-        needle = b"\0" + target.encode() + b"\0"
-        folder = self.job.kernel.files.modules
-        paths = module_files(folder) if own and folder is not None else ()
-        modules = {**{module_name(path): path for path in paths}, **self.foreign}
-        for name, path in sorted(modules.items()):
-            if path.suffix != ".ko" or needle not in read_bytes(path):
-                continue
-            for caller in _callers(path, target):
-                if name in self.foreign or source_name(caller) not in self.rebuilt:
-                    yield f"'{caller}' of {name}"
-
-
-def _callers(path: Path, target: str) -> Sequence[str]:
-    """The functions of a module that call what it imports as `target`."""
-    try:
-        shipped = ShippedModule(load_module(path))
-    except RebootlessError:
-        return ()
-    places = {int(shipped.places[i]) for i in shipped.elf.symbols.by_name.get(target, ())}
-    users = (user for place in places for user in users_of(shipped, place))
-    return tuple(dict.fromkeys(user.name for user in users if user.calls))
+        """The callers in modules of other origin, and in the kernel's `own`."""
+        modules = {**(own_modules(self.job.kernel) if own else {}), **self.foreign}
+        for _, caller, module in importers(modules, [target]):
+            if module in self.foreign or source_name(caller) not in self.rebuilt:
+                yield f"'{caller}' of {module}"

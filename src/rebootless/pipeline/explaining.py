@@ -22,6 +22,7 @@ from ..report import facts as report_facts
 from ..report import patchview
 from ..report.explain import PATCH, explain_unit
 from ..report.facts import Caller, UnitFacts
+from .importers import importers, own_modules
 from .job import Job, Unit
 
 SCHEMA = 1
@@ -70,7 +71,7 @@ def _way(job: Job, unit: Unit, ref: KernelRef) -> str:
 
 
 class _Outside:
-    """The callers of the patched functions in other units of vmlinux, looked up once."""
+    """The callers of the patched functions in other units and modules, looked up once."""
 
     def __init__(self, job: Job, units: Sequence[Unit]) -> None:
         places: dict[int, int] = {}
@@ -80,6 +81,16 @@ class _Outside:
                     places[place] = 0
         kernel = job.kernel
         self._found = direct_callers(kernel.image, kernel.symbols, places) if places else {}
+        exported = {
+            change.name
+            for unit in units
+            for change in unit.delta.changed
+            if change.name in kernel.exports and not self._is_local(unit, change)
+        }
+        self._imported: dict[str, list[Caller]] = {}
+        if exported:
+            for name, function, module in importers(own_modules(kernel), exported):
+                self._imported.setdefault(name, []).append(Caller(function, "call", module))
 
     @staticmethod
     def _place(unit: Unit, change: FunctionChange) -> int | None:
@@ -87,12 +98,16 @@ class _Outside:
         symbol = change.orig_symbol
         if symbol is None or unit.pair.module != VMLINUX or unit.match is None:
             return None
-        is_local = unit.orig.symbols.binding[symbol] == Binding.LOCAL
         proven = unit.match.proven.get(symbol)
-        return proven.place if proven and not is_local else None
+        return proven.place if proven and not _Outside._is_local(unit, change) else None
+
+    @staticmethod
+    def _is_local(unit: Unit, change: FunctionChange) -> bool:
+        symbol = change.orig_symbol
+        return symbol is None or bool(unit.orig.symbols.binding[symbol] == Binding.LOCAL)
 
     def callers(self, unit: Unit, change: FunctionChange) -> tuple[Caller, ...]:
-        """The functions of other units that call one, by name."""
+        """The functions of other units that call one, by name; then those of modules."""
         place = self._place(unit, change)
         own = unit.orig.symbols.by_name
         names = {
@@ -100,7 +115,10 @@ class _Outside:
             for name in (self._found.get(place, ()) if place is not None else ())
             if name.partition(".cold")[0] not in own
         }
-        return tuple(Caller(name, "call", VMLINUX) for name in sorted(names)[:MAX_OUTSIDE])
+        found = [Caller(name, "call", VMLINUX) for name in sorted(names)]
+        if not self._is_local(unit, change):
+            found += self._imported.get(change.name, [])
+        return tuple(found[:MAX_OUTSIDE])
 
 
 def begins(explained: dict[str, Any], job: Job) -> dict[str, str]:

@@ -69,7 +69,7 @@ def _function(page: Page, unit: Facts, function: Facts) -> None:
         rows.append(("  source", _source(first["chain"])))
     rows += [("  patched line", _cause(cause)) for cause in function.get("causes", [])[:4]]
     rows += [
-        ("  called by", _names([c["name"] for c in function["callers"]])),
+        ("  called by", _names([_caller(c) for c in function["callers"]])),
         ("  calls", _names([r["name"] for r in references if r["is_called"]])),
         ("  refers anew to", _names([r["name"] for r in references if r["is_new"]])),
         ("  no longer to", _names(function["gone"])),
@@ -77,6 +77,11 @@ def _function(page: Page, unit: Facts, function: Facts) -> None:
         ("  special sections", [f"{name} {n}" for name, n in function["special"].items()]),
     ]
     page.pairs(rows)
+
+
+def _caller(caller: Facts) -> str:
+    unit = caller.get("unit", "")
+    return caller["name"] if unit in ("", "vmlinux") else f"{caller['name']} ({unit})"
 
 
 def _source(chain: list[list[object]]) -> str:
