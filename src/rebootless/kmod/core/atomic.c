@@ -19,8 +19,6 @@
 #define pr_fmt(fmt) "rebootless: " fmt
 
 #include <linux/cpumask.h>
-#include <linux/pid.h>
-#include <linux/pid_namespace.h>
 #include <linux/rcupdate.h>
 #include <linux/sched/signal.h>
 #include <linux/sched/task.h>
@@ -187,14 +185,15 @@ static void block(struct attempt *a, struct task_struct *task, unsigned long whe
 
 static int check(struct attempt *a, struct task_struct *task, struct seen *seen)
 {
+	bool known = seen && is_known(seen);
 	unsigned long where;
 	int result;
 
-	if (seen && is_known(seen)) {
+	if (!known && rb_on_cpu(task) && task != current)
+		return 0;		/* a stopper */
+	if (known) {
 		result = seen->result;
 		where = seen->where;
-	} else if (rb_on_cpu(task) && task != current) {
-		return 0;		/* a stopper */
 	} else {
 		if (!(++a->rewalked % 8) && ktime_get_ns() - a->begun_ns > a->budget_ns)
 			return -ETIME;
@@ -413,21 +412,15 @@ static void turn(struct rb_transition *t)
 {
 }
 
-static void wake_holders(struct rb_transition *t)
+/* The answer may be wrong for a task that runs: it is told for nothing, or next time. */
+static bool holds(struct task_struct *task)
 {
-	struct task_struct *task;
-	unsigned int n;
+	return task != current && rb_stack_check(task, NULL);
+}
 
-	for (n = 0; n < t->held.count; n++) {
-		rcu_read_lock();
-		task = get_pid_task(find_pid_ns(t->held.who[n].tid, &init_pid_ns), PIDTYPE_PID);
-		rcu_read_unlock();
-		if (!task)
-			continue;
-		rb_wake(task);
-		put_task_struct(task);
-		t->patch->stats.signalled++;
-	}
+static void wake(struct rb_transition *t)
+{
+	t->patch->stats.signalled += rb_park_all(holds);
 }
 
 static int force(struct rb_transition *t)
@@ -444,6 +437,7 @@ static void finish(struct rb_transition *t)
 {
 	struct rb_site *site;
 
+	rb_wake_end();
 	if (!t->reverse)
 		return;		/* the stop has done it */
 	list_for_each_entry(site, &rb_sites, list)
@@ -465,7 +459,7 @@ const struct rb_engine rb_engine_atomic = {
 	.begin = begin,
 	.attempt = attempt,
 	.turn = turn,
-	.signal = wake_holders,
+	.signal = wake,
 	.force = force,
 	.finish = finish,
 	.pause = pause,

@@ -361,12 +361,11 @@ void rb_transition_exit(void);
 
 /* signal.c */
 /*
- * Wakes a task so that it leaves the kernel or passes through its loop; whether it was
- * told, and not already before. Sleeps, and so does not belong under RCU: rb_wake_all()
- * goes through the tasks itself, and says how many were told. Both under rb_mutex.
+ * Wakes tasks so that they leave the kernel or pass through their loop; how many were told,
+ * and not already before. `which` is asked under RCU. All under rb_mutex.
  */
-bool rb_wake(struct task_struct *task);
 unsigned int rb_wake_all(bool (*which)(struct task_struct *task));
+unsigned int rb_park_all(bool (*which)(struct task_struct *task));	/* they wait outside */
 void rb_ask_all(bool (*which)(struct task_struct *task));	/* ... when they leave the kernel */
 void rb_wake_end(void);				/* after a transition: takes back what waits */
 void rb_wake_init(void);

@@ -36,6 +36,7 @@
 #include <linux/sched/task.h>
 #include <linux/spinlock.h>
 #include <linux/task_work.h>
+#include <linux/wait.h>
 
 #include "core.h"
 
@@ -48,6 +49,15 @@ struct wakeup {
 
 static DEFINE_HASHTABLE(wakeups, 8);	/* by task */
 static DEFINE_SPINLOCK(wakeups_lock);
+
+/*
+ * The atomic engine moves nobody before it moves everybody. A task that was woken for it
+ * waits on its way out, so as not to be asleep in the old code again before that: at
+ * most so long, and not when it is killed.
+ */
+#define PARK	(HZ / 2)
+static DECLARE_WAIT_QUEUE_HEAD(parked);
+static bool parking;
 
 RB_FUNCTION(wake_up_state);
 static bool can_wake_threads;
@@ -77,6 +87,7 @@ static void woken(struct callback_head *work)
 	struct wakeup *wakeup = container_of(work, struct wakeup, work);
 
 	rb_pertask_self();
+	wait_event_killable_timeout(parked, !READ_ONCE(parking), PARK);
 	spin_lock(&wakeups_lock);
 	hash_del(&wakeup->node);
 	spin_unlock(&wakeups_lock);
@@ -162,7 +173,7 @@ static bool ask(struct task_struct *task)
 	return can_cancel && !(task->flags & PF_KTHREAD) && tell(task, true);
 }
 
-bool rb_wake(struct task_struct *task)
+static bool wake(struct task_struct *task)
 {
 	if (!(task->flags & PF_KTHREAD))
 		return tell(task, false);
@@ -204,7 +215,13 @@ static unsigned int tell_all(bool (*which)(struct task_struct *task),
 
 unsigned int rb_wake_all(bool (*which)(struct task_struct *task))
 {
-	return tell_all(which, rb_wake);
+	return tell_all(which, wake);
+}
+
+unsigned int rb_park_all(bool (*which)(struct task_struct *task))
+{
+	WRITE_ONCE(parking, true);
+	return tell_all(which, wake);
 }
 
 void rb_ask_all(bool (*which)(struct task_struct *task))
@@ -223,6 +240,8 @@ void rb_wake_end(void)
 	HLIST_HEAD(done);
 	int bucket;
 
+	WRITE_ONCE(parking, false);
+	wake_up_all(&parked);
 	if (!can_cancel)
 		return;
 	spin_lock(&wakeups_lock);
