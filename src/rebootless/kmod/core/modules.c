@@ -142,7 +142,7 @@ static int coming(struct module *module)
 {
 	struct rb_object *object;
 	struct rb_patch *patch;
-	int error = 0;
+	int error;
 
 	list_for_each_entry(patch, &rb_patches, list) {
 		object = object_of(patch, module);
@@ -152,13 +152,25 @@ static int coming(struct module *module)
 		if (error) {
 			pr_warn("'%s': cannot be applied to module '%s' (%d)\n",
 				patch->module->name, module->name, error);
-			break;
+			return error;
 		}
 	}
+	return collect();
+}
+
+/* As long as its init has not run, a module can be refused. */
+static int starts(struct module *module)
+{
+	int error = remember(module);
+
 	if (!error)
-		error = collect();
-	if (error)
+		error = coming(module);
+	if (error) {
+		forget(module);
 		going(module);
+		pr_warn("module '%s' is refused: it would be without its patches\n",
+			module->name);
+	}
 	return error;
 }
 
@@ -170,14 +182,7 @@ static int notified(struct notifier_block *block, unsigned long state, void *dat
 	mutex_lock(&rb_mutex);
 	switch (state) {
 	case MODULE_STATE_COMING:
-		error = remember(module);
-		if (!error)
-			error = coming(module);
-		if (error) {
-			forget(module);
-			pr_warn("module '%s' is refused: it would be without its patches\n",
-				module->name);
-		}
+		error = starts(module);
 		break;
 	case MODULE_STATE_LIVE:
 		forget(module);

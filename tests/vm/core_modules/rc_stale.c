@@ -1,0 +1,15 @@
+// SPDX-License-Identifier: GPL-2.0
+/* Would take the place of others, and does not know their system state. */
+#include "rc_common.h"
+
+static struct klp_func rc_funcs[] = {
+	{ .old_name = "version_proc_show", .new_func = rc_version, },
+	{ }
+};
+
+static struct klp_object rc_objects[] = {
+	{ .funcs = rc_funcs, RC_CALLBACKS },
+	{ }
+};
+
+RC_PATCH(0, true);
