@@ -132,8 +132,9 @@ def judge(
         still[spread(ruling.starts, ruling.sizes)] = False
     probes = holders.probes(region, still, live)
     still[spread(probes.starts, probes.sizes)] = False
-    probed = _mask(region, probes)
-    rulings = [_without(ruling, probed) for ruling in rulings]
+    if live.probes is not None:
+        probed = _mask(region, probes)
+        rulings = [_without(ruling, probed) for ruling in rulings]
     for wrong in (w for ruling in rulings for w in ruling.wrong):
         at = wrong.address - region.address
         still[at : at + wrong.size] = True

@@ -82,9 +82,9 @@ def relocations(image: KernelImage) -> Relocations:
             break  # so do those, whose last words are zero
         groups.append(np.sort(group))
         last = int(zeros[-1])
-    if not groups:
+    if not any(len(group) for group in groups):
         return Relocations(*(np.empty(0, np.uint64),) * 3)
-    if len(groups) == 1:
+    if len(groups) == 1 or not len(groups[-1]):
         raise ElfError(f"{image.path}: the list of places that hold addresses is damaged")
     # a kernel without the middle group has its section headers, or nothing, before the last one
     inverse = groups[1] if len(groups) == 3 else np.empty(0, np.uint64)

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from ...base.errors import MismatchError
+from ...base.words import counted
 from ..options import DIRECTORY, FILE, verb
 from ..output import Facts, Output, Page
 
@@ -72,8 +73,9 @@ def render(page: Page, facts: Facts, *, verbose: bool = False) -> None:
         )
     size = sum(o["size"] for o in facts["objects"]) / 2**20
     number = len(facts["differences"])
-    where = f"{size:.1f} MiB of code in {len(facts['objects'])} objects of {facts['release']}"
-    page.line(f"{number} differences in {where}" if number else f"no difference in {where}")
+    objects = counted(len(facts["objects"]), "object")
+    told = counted(number, "difference") if number else "no difference"
+    page.line(f"{told} in {size:.1f} MiB of code in {objects} of {facts['release']}")
 
 
 def named(found: Facts) -> str:
