@@ -146,6 +146,27 @@ def test_copies_are_searched_for_in_shipped_code(
     assert (found.target, found.callers) == ("__audit_getname", ())
 
 
+def test_copies_that_are_functions_of_their_own(
+    stock_kernel: KernelFiles,
+    stock_tree: Tree,
+    edit_patch: Callable[[Path, Edits, Path], Path],
+    tmp_path: Path,
+) -> None:
+    """bitmap_empty() is not put into all of its callers; each unit has its own then."""
+    header, name = "include/linux/bitmap.h", "bitmap_empty"
+    text = (stock_tree.orig / header).read_text()
+    start = text.index(f"{name}(const unsigned long")
+    old = text[start : text.index("{", start) + 2]
+    patch = load([edit_patch(stock_tree.orig, {header: (old, f"{old}\tbarrier();\n")},
+                             tmp_path / "bitmap.patch")])  # fmt: skip
+    kernel = ShippedKernel(stock_kernel)
+    job = Job("rl", "1", patch, kernel, False, (), Workdir(tmp_path), NullMonitor(),
+              tree=stock_tree)  # fmt: skip
+    (found,) = search(job, HeaderReach((header,), 1), {})
+    own = [n for n in kernel.symbols.table.names if n.partition(".")[0] == name]
+    assert found.inline == name and 0 < found.copies <= len(own)
+
+
 def test_copies_in_modules_of_other_origin(
     stock_kernel: KernelFiles,
     stock_tree: Tree,

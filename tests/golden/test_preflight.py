@@ -177,6 +177,9 @@ def test_what_the_search_for_copies_found_is_told() -> None:
     (warning,) = check_copies(HeaderReach(("a.h",), 2), 1, [], [found]).warnings
     for part in ("in code that was not rebuilt", "'__hold' as the old 'hold' does: 'keep', 'take'"):
         assert part in warning.message
+    own = Searched("hold", "__hold", (), 2)
+    (warning,) = check_copies(HeaderReach(("a.h",), 2), 1, [], [own]).warnings
+    assert "2 functions 'hold' of vmlinux not rebuilt. See" in warning.message
     (warning,) = check_copies(REACH, 3, ["zfs"], [quiet, Searched("drop")]).warnings
     for part in ("No code that was not rebuilt calls '__hold'", "Copies of 'drop' cannot be told"):
         assert part in warning.message

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..base.errors import RebootlessError
 from ..base.fs import read_text
 from ..compile.reach import HeaderReach
 from ..compile.tree import Tree
-from ..diff.names import source_name
+from ..diff.names import cold_parent, source_name
 from ..elf.constants import SymbolType
 from ..elf.reader import read as read_elf
 from ..match.users import users_of
@@ -34,8 +35,9 @@ def search(job: Job, reach: HeaderReach, foreign: Mapping[str, Path]) -> tuple[S
     inlines = [inline for path in reach.headers for inline in _changed(job, job.tree, path)]
     if not inlines:
         return ()
-    searcher = _Searcher(job, frozenset(_rebuilt(job)), foreign, bool(reach.kept))
-    return tuple(searcher.find(inline) for inline in inlines)
+    searcher = _Searcher(job, _rebuilt(job), foreign, bool(reach.kept))
+    own = searcher.own_copies({inline.name for inline in inlines})
+    return tuple(replace(searcher.find(i), copies=own.get(i.name, 0)) for i in inlines)
 
 
 def _changed(job: Job, tree: Tree, header: str) -> tuple[Inline, ...]:
@@ -58,19 +60,21 @@ def _old_lines(view: patchview.PatchView, path: str) -> Iterator[int]:
                     yield before
 
 
-def _rebuilt(job: Job) -> Iterator[str]:
+def _rebuilt(job: Job) -> Counter[str]:
     """The functions of all units that were compiled, as the source calls them."""
+    found: Counter[str] = Counter()
     for pair in job.pairs:
         table = read_elf(pair.orig).symbols
         for name, kind in zip(table.names, table.type.tolist(), strict=True):
-            if kind == SymbolType.FUNC:
-                yield source_name(name)
+            if kind == SymbolType.FUNC and cold_parent(name) is None:
+                found[source_name(name)] += 1
+    return found
 
 
 @dataclass(frozen=True)
 class _Searcher:
     job: Job
-    rebuilt: Collection[str]
+    rebuilt: Counter[str]
     foreign: Mapping[str, Path]
     kept: bool  # whether anything of the kernel includes a header and was not rebuilt
 
@@ -93,6 +97,22 @@ class _Searcher:
         if target in kernel.exports:
             callers += self._in_modules(target, own=suspected)
         return Searched(inline.name, target, tuple(callers))
+
+    def own_copies(self, names: Collection[str]) -> dict[str, int]:
+        """Of how many functions of their own in vmlinux more there are than units have built.
+
+        An inline function that gcc does not put into its callers is a local function of each unit.
+        """
+        symbols = self.job.kernel.symbols
+        starts, ends = (symbols.addresses(f"__init_{which}") for which in ("begin", "end"))
+        gone = range(starts[0], ends[0]) if starts and ends else range(0)
+        shipped: Counter[str] = Counter()
+        for place, name in enumerate(symbols.table.names):
+            known = source_name(name) if "." in name else name
+            if known in names and cold_parent(name) is None:
+                is_local = chr(int(symbols.table.types[place])) == "t"
+                shipped[known] += is_local and int(symbols.table.addresses[place]) not in gone
+        return {name: max(0, number - self.rebuilt[name]) for name, number in shipped.items()}
 
     def _in_image(self, name: str) -> tuple[str, ...]:
         kernel = self.job.kernel

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..base.words import counted, few
 from ..compile.reach import HeaderReach
@@ -47,12 +47,14 @@ class Searched:
     """What was found for one inline function.
 
     `target` is the function by whose callers copies are told, "" where there is none; `callers`
-    are those that were not rebuilt, in words.
+    are those that were not rebuilt, in words. `copies` are functions of the kernel by its name that
+    no rebuilt unit has.
     """
 
     inline: str
     target: str = ""
     callers: tuple[str, ...] = ()
+    copies: int = 0
 
 
 def changed_inlines(text: str, lines: Iterable[int]) -> tuple[Inline, ...]:
@@ -97,7 +99,7 @@ def check_copies(
         left.append(f"{counted(len(reach.kept), 'file')} that cannot be patched: {few(reach.kept)}")
     if modules:
         left.append(f"{counted(len(modules), 'module')} of other origin: {few(modules)}")
-    told = [_told(one) for one in searched if one.callers or left]
+    told = [_told(one) for one in searched if one.callers or one.copies or left]
     if left and not searched:
         told.append("What changes cannot be told from other code once it is inlined")
     if not told:
@@ -113,6 +115,9 @@ def check_copies(
 
 
 def _told(one: Searched) -> str:
+    if one.copies:
+        rest = f". {_told(replace(one, copies=0))}" if one.callers else ""
+        return f"{counted(one.copies, 'function')} '{one.inline}' of vmlinux not rebuilt{rest}"
     if not one.target:
         return f"Copies of '{one.inline}' cannot be told from other code"
     if not one.callers:
