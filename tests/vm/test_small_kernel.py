@@ -274,11 +274,12 @@ def test_a_bad_relocation_is_refused_and_nothing_is_written(lab: Lab, bad: str, 
     assert lab.guest.check("cat /proc/cmdline") == cmdline
 
 
-def test_good_relocations_also_of_constants(lab: Lab) -> None:
+def test_good_relocations_also_of_constants_and_shadow_variables(lab: Lab) -> None:
     lab.guest.run("dmesg -c")
     lab.guest.check("insmod /lab/patches/rl_relocs.ko")
     settled(lab, "rl_relocs", "1")
     log = lab.guest.check("dmesg")
     assert "rl_relocs: relocated 111" in log and "rl_relocs: %s version %s" in log
+    assert "rl_relocs: shadows 0" in log, "else the number is a line of rl_relocs.c"
     assert lab.guest.check("cat /proc/cmdline") == "rl_relocs\n"
     undo(lab, "rl_relocs")

@@ -2,7 +2,8 @@
 /*
  * A patch with relocations of its own making, by the parameter `bad`: none is bad, one is of a
  * symbol that is not there, or does not reach, or is of no type, or has no name, or lies outside.
- * What became of the two good ones is told in the log: a patch is relocated wholly or not at all.
+ * What became of the good ones is told in the log: a patch is relocated wholly or not at all.
+ * Then shadow variables are tried, as patch code would use them.
  */
 #include <linux/elf.h>
 #include <linux/init_task.h>
@@ -52,7 +53,7 @@ static struct klp_patch patch = { .mod = THIS_MODULE, .objs = objects };
 static void tell(const char *when)
 {
 	pr_info("rl_relocs: %s %d%d%d\n", when, first != 0,
-		*(const volatile unsigned long *)&constant != 5, last != 0);
+		READ_ONCE(constant) != 5, last != 0);
 }
 
 static void relocated(void)
@@ -61,6 +62,51 @@ static void relocated(void)
 
 	tell("relocated");
 	pr_info("rl_relocs: %.16s\n", banner);
+}
+
+static int made(void *obj, void *shadow, void *data)
+{
+	*(unsigned long *)shadow = *(unsigned long *)data;
+	return *(unsigned long *)data == 13 ? -EINVAL : 0;
+}
+
+static unsigned long freed;
+
+static void gone(void *obj, void *shadow)
+{
+	freed += *(unsigned long *)shadow;
+}
+
+/* The line of the first that is not as it should be; 0: all are. */
+static int try_shadows(void)
+{
+	unsigned long value = 13, *one, *two;
+
+	if (services->shadow_alloc(&first, 1, 8, GFP_KERNEL, made, &value) ||
+	    services->shadow_get(&first, 1))
+		return __LINE__;
+	value = 5;
+	one = services->shadow_alloc(&first, 1, 8, GFP_KERNEL, made, &value);
+	if (!one || *one != 5 || services->shadow_get(&first, 1) != one)
+		return __LINE__;
+	value = 7;
+	two = services->shadow_get_or_alloc(&last, 1, 8, GFP_KERNEL, made, &value);
+	if (!two || two == one || *two != 7)
+		return __LINE__;
+	if (services->shadow_get_or_alloc(&first, 1, 8, GFP_KERNEL, made, &value) != one ||
+	    *one != 5 || services->shadow_get(&first, 2))
+		return __LINE__;
+	one = services->shadow_alloc(&first, 2, 4096, GFP_KERNEL, NULL, NULL);
+	if (!one || memchr_inv(one, 0, 4096))
+		return __LINE__;
+	services->shadow_free(&first, 2, gone);
+	services->shadow_free(&first, 3, gone);
+	if (freed || services->shadow_get(&first, 2) || !services->shadow_get(&first, 1))
+		return __LINE__;
+	services->shadow_free_all(1, gone);
+	if (freed != 12 || services->shadow_get(&first, 1) || services->shadow_get(&last, 1))
+		return __LINE__;
+	return 0;
 }
 
 static int __init rl_relocs_init(void)
@@ -93,6 +139,8 @@ static int __init rl_relocs_init(void)
 	error = enable(&description);
 	symbol_put(rebootless_enable_patch);
 	tell(error ? "refused" : "taken");
+	if (!error)
+		pr_info("rl_relocs: shadows %d\n", try_shadows());
 	return error;
 }
 
