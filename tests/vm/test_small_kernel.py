@@ -21,7 +21,7 @@ from rebootless.base.proc import run
 from rebootless.bundle import archive
 from rebootless.compile.tree import prepare
 from rebootless.elf.reader import parse
-from rebootless.engine import text
+from rebootless.engine import patching, text
 from rebootless.engine.doctor import examine
 from rebootless.engine.status import PatchedFunction
 
@@ -85,17 +85,27 @@ CHANGED = {
 
 
 @pytest.fixture(scope="module")
-def built(
-    small_built: SmallKernel,
+def build_for(
     edit_patch: Callable[[Path, Mapping[str, tuple[str, str]], Path], Path],
     tmp_path_factory: pytest.TempPathFactory,
+) -> Callable[[SmallKernel], archive.Bundle]:
+    """Builds the patch of two units of the kernel and one of a module."""
+    return lambda kernel: _build(kernel, edit_patch, tmp_path_factory.mktemp("small-build"))
+
+
+@pytest.fixture(scope="module")
+def built(
+    small_built: SmallKernel, build_for: Callable[[SmallKernel], archive.Bundle]
 ) -> archive.Bundle:
-    """A patch of two units of the kernel and one of a module, built for the small kernel."""
-    folder = tmp_path_factory.mktemp("small-build")
-    tree = prepare(small_built.provider().fetch(), NullMonitor())
+    """The patch, built for the small kernel."""
+    return build_for(small_built)
+
+
+def _build(kernel: SmallKernel, edit_patch: Callable[..., Path], folder: Path) -> archive.Bundle:
+    tree = prepare(kernel.provider().fetch(), NullMonitor())
     patch = edit_patch(tree.orig, EDITS, folder / "fix.patch")
     pipeline.build(
-        [patch], local=small_built.provider(), name=NAME, output=folder / "fix.rlp",
+        [patch], local=kernel.provider(), name=NAME, output=folder / "fix.rlp",
         workdir=folder / "work",
     )  # fmt: skip
     return archive.read(folder / "fix.rlp")
@@ -283,3 +293,24 @@ def test_good_relocations_also_of_constants_and_shadow_variables(lab: Lab) -> No
     assert "rl_relocs: shadows 0" in log, "else the number is a line of rl_relocs.c"
     assert lab.guest.check("cat /proc/cmdline") == "rl_relocs\n"
     undo(lab, "rl_relocs")
+
+
+@pytest.mark.soak  # a kernel of its own
+def test_task_by_task_where_there_is_ftrace_only(
+    boot_small: BootGuest,
+    traced_built: SmallKernel,
+    traced_kernel: StockKernel,
+    build_for: Callable[[SmallKernel], archive.Bundle],
+) -> None:
+    """The kernel has no kprobes either: the core is told where the symbols are."""
+    bundle = build_for(traced_built)
+    with boot_small(traced_kernel, {NAME: module_of(bundle)}, ("binfmt_misc",), cpus=2) as lab:
+        shown = seen(lab)
+        applied = patching.apply(lab.machine, module_of(bundle), core_module=bundle.core)
+        assert applied.engine == "per-task"
+        assert seen(lab) == ("reads", "MemPatched:")
+        load_module(lab)
+        assert disabled(lab) == "enabled\n"
+        undone = patching.undo(lab.machine, NAME)
+        assert not undone.remains
+        assert seen(lab) == shown and disabled(lab) == "disabled\n"
