@@ -72,11 +72,14 @@ def targets(elf: ElfFile, section: str) -> list[tuple[str, int]]:
     return list(zip(names, relocs.addend.tolist(), strict=True))
 
 
+@pytest.mark.parametrize("livepatch", [True, False])
 @pytest.mark.parametrize(
     ("code", "flags", "initial"),
     [(NOP, 0, False), (JMP, 1, False), (NOP, 1, True), (JMP, 0, True), (JMP, 2, False)],
 )
-def test_read_only_key_gets_a_mirror(code: bytes, flags: int, initial: bool) -> None:
+def test_read_only_key_gets_a_mirror(
+    code: bytes, flags: int, initial: bool, livepatch: bool
+) -> None:
     """What the code does as compiled, and which way is likely, tell the state it is made for."""
     asked: list[tuple[str, int]] = []
 
@@ -84,9 +87,8 @@ def test_read_only_key_gets_a_mirror(code: bytes, flags: int, initial: bool) -> 
         asked.append((name, position))
         return True
 
-    unit = emitted(
-        function(bytes(4) + code + bytes(10)), label(4, flags), by=resolver("vmlinux", frozen)
-    )
+    by = replace(resolver("vmlinux", frozen), livepatch=livepatch)
+    unit = emitted(function(bytes(4) + code + bytes(10)), label(4, flags), by=by)
     assert asked == [("lock_me", 2)] and not unit.refused
     assert unit.mirrors == (Mirror("__rebootless_key_3_0", "__rebootless_keyed_3_0", initial),)
     elf = parse(unit.data, name="unit.o")
@@ -215,6 +217,10 @@ def test_relocation_under_an_alternative_comes_too_late(kind: str) -> None:
         assert not emitted(function(code, (CALL,)), beside, by=resolver("ext4")).refused
     here = emitted(function(code, (CALL,)), alternative(kind, 4), by=resolver("vmlinux"))
     assert not here.refused, "those of the kernel proper are filled in before"
+    without = replace(resolver("vmlinux"), livepatch=False)
+    (refused,) = emitted(function(code, (CALL,)), alternative(kind, 4), by=without).refused
+    assert (refused.code, refused.symbol) == ("late-alternative", "lock_me")
+    assert "of the kernel, which does not export it and has no livepatch" in refused.message
 
 
 def test_replacement_and_entry_that_refer_to_a_module() -> None:
