@@ -1,0 +1,125 @@
+"""Runs in a guest, before a test's own script: the command line, once per forked child.
+
+    cli(words, dies_after=N)         the child is killed after its Nth change to the kernel
+    cli(words, interrupted=True)     it gets Ctrl-C while it waits for a transition
+
+A change is a module loaded or removed, or a write to sysfs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from rebootless.__main__ import main
+from rebootless.engine.local import LocalMachine
+
+NEVER = "--signal never"
+
+
+def cli(words: str, *, dies_after: int = 0, interrupted: bool = False) -> dict:
+    """The facts that a verb printed as JSON, and its exit status as `exit`."""
+    out = Path("/tmp/out")
+    child = os.fork()
+    if child == 0:
+        os.dup2(os.open(out, os.O_CREAT | os.O_TRUNC | os.O_WRONLY), 1)
+        os.dup2(os.open("/tmp/err", os.O_CREAT | os.O_TRUNC | os.O_WRONLY), 2)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        _arm(dies_after, interrupted)
+        status = main([*words.split(), "--json"])
+        sys.stdout.flush()
+        os._exit(status)
+    ended = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    text = out.read_text()
+    return {"exit": ended, **(json.loads(text) if text else {})}
+
+
+def _arm(dies_after: int, interrupted: bool) -> None:
+    changes = 0
+
+    def counted(change):
+        def run(self, *arguments, **named):
+            nonlocal changes
+            result = change(self, *arguments, **named)
+            changes += 1
+            if changes == dies_after:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return result
+
+        return run
+
+    if dies_after:
+        for name in ("load_module", "remove_module", "write"):
+            setattr(LocalMachine, name, counted(getattr(LocalMachine, name)))
+    if interrupted:
+        sleep, armed = LocalMachine.sleep, [True]
+
+        def once(self, seconds):
+            if armed:
+                armed.clear()
+                os.kill(os.getpid(), signal.SIGINT)
+            sleep(self, seconds)
+
+        LocalMachine.sleep = once
+
+
+def ok(words: str) -> dict:
+    """A verb that has to succeed."""
+    facts = cli(words)
+    assert facts["exit"] == 0, (words, facts, Path("/tmp/err").read_text())
+    return facts
+
+
+def refused(words: str, code: str) -> str:
+    """A verb that has to fail with an error code: its message and hint."""
+    facts = cli(words)
+    assert facts["exit"] and facts["error"]["code"] == code, (words, facts)
+    return f"{facts['error']['message']} | {facts['error']['hint']}"
+
+
+def states() -> dict[str, tuple[str, str]]:
+    """(engine, state) by patch, of what `status` shows."""
+    return {p["name"]: (p["engine"], p["state"]) for p in ok("status")["patches"]}
+
+
+def until(wanted: bool, condition) -> None:
+    """Waits for the kernel."""
+    deadline = time.monotonic() + 30
+    while bool(condition()) is not wanted:
+        assert time.monotonic() < deadline, condition()
+        time.sleep(0.05)
+
+
+def version() -> str:
+    return Path("/proc/version").read_text()
+
+
+def patience(tries: int) -> None:
+    """How often the atomic engine tries before it gives up."""
+    parameter = Path("/sys/module/rebootless_core/parameters/tries")
+    if not parameter.exists():
+        ok("apply /lab/rl_one.rlp --engine atomic")
+        ok("undo rl_one")
+    parameter.write_text(str(tries))
+
+
+class Sleeper:
+    """A process that sleeps in pipe_read()."""
+
+    def __enter__(self):
+        reading, self.writing = os.pipe()
+        self.process = subprocess.Popen(["/bin/cat"], stdin=reading)
+        os.close(reading)
+        stack = Path(f"/proc/{self.process.pid}/stack")
+        until(True, lambda: "pipe_read" in stack.read_text())
+        return self.process.pid
+
+    def __exit__(self, *_):
+        self.process.kill()
+        self.process.wait()
+        os.close(self.writing)

@@ -1,0 +1,288 @@
+"""The command with each engine, in a guest: apply, undo, stall, force, and every bad moment.
+
+One guest serves all tests; each leaves it with no patch. The kernel takes what real bundles bring.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import click
+import guest_python
+import pytest
+
+from rebootless import pipeline
+from rebootless.compile.tree import Tree
+from rebootless.lab.guest import Guest
+from rebootless.lab.image import GuestImage
+from rebootless.lab.vm import Vm, VmConfig
+from rebootless.provider.base import KernelFiles
+
+pytestmark = pytest.mark.vm
+
+HERE = Path(__file__).parent
+SEARCH = (guest_python.SOURCES, Path(click.__file__).parents[1])
+VERBS = ("apply", "boot", "doctor", "engine", "install", "list", "status", "undo", "uninstall")
+LAZY = "encodings.cp437, importlib.resources.readers, importlib.readers, subprocess"
+SHOW = "\t\tutsname()->version);\n"
+NULL_READ = "\tif (unlikely(total_len == 0))\n\t\treturn 0;\n"
+READ = NULL_READ.replace("== 0", "== 4242424242").replace("return 0", "return -EINVAL")
+EDITS = {
+    "rl_one": {"fs/proc/version.c": (SHOW, f'{SHOW}\tseq_puts(m, "one\\n");\n')},
+    "rl_two": {"fs/proc/version.c": (SHOW, f'{SHOW}\tseq_puts(m, "two\\n");\n')},
+    "rl_nap": {"fs/pipe.c": (NULL_READ, NULL_READ + READ)},
+}
+LEFT = "ls /sys/kernel/livepatch /sys/kernel/rebootless/patches; lsmod"
+CLEAN = """
+killall -q -9 cat
+for file in /sys/kernel/livepatch/*/enabled /sys/kernel/rebootless/patches/*/enabled; do
+    [ -e "$file" ] && echo 0 >"$file"
+done
+sleep 2
+lsmod | while read name rest; do case $name in rl_*) rmmod $name ;; esac; done
+"""  # after a test that failed
+ENGINES = ("livepatch", "atomic", "per-task")
+
+
+@pytest.fixture(scope="module")
+def bundles(
+    stock_tree: Tree,
+    stock_release: str,
+    edit_patch: Callable[..., Path],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("verbs")
+    made = {}
+    for name, edits in EDITS.items():
+        patch = edit_patch(stock_tree.orig, edits, folder / f"{name}.patch")
+        made[name] = pipeline.build(
+            [patch], kernel=stock_release, name=name, output=folder / f"{name}.rlp"
+        ).bundle_path
+    return made
+
+
+class Shell:
+    """Runs a Python text in the guest, after the driver's."""
+
+    def __init__(self, guest: Guest, python: str) -> None:
+        self.guest = guest
+        self.start = f"{python} -I -S -B /lab/script.py"
+
+    def run(self, script: str, **values: object) -> str:
+        given = "".join(f"{name} = {value!r}\n" for name, value in values.items())
+        driver = (HERE / "engine_driver.py").read_text()
+        paths = [guest_python.in_guest(n) for n in range(len(SEARCH))]
+        head = f"import sys\nsys.path[:0] = {paths!r}\nsys.argv[0] = '/usr/bin/rebootless'\n"
+        driver = driver.replace("from __future__ import annotations\n", "")
+        text = f"from __future__ import annotations\n{head}{driver}\n{given}\n{script}"
+        self.guest.put_file(text.encode(), "/lab/script.py")
+        answer = self.guest.run(self.start, timeout=240)
+        assert answer.status == 0, answer.output + self.guest.run("dmesg | tail -20").output
+        return answer.output
+
+
+@pytest.fixture(scope="module")
+def shell(
+    bundles: dict[str, Path], stock_kernel: KernelFiles, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Shell]:
+    verbs = ", ".join(f"rebootless.cli.verbs.{verb}" for verb in VERBS)
+    modules = f"{LAZY}, rebootless.__main__, rebootless.pipeline.running, rebootless.pipeline.cores"
+    python, files = guest_python.python_files(f"{modules}, {verbs}", search=SEARCH)
+    unit = guest_python.SOURCES / "rebootless/engine/units/rebootless.service"
+    files |= {
+        guest_python.guest_path(unit): (unit.read_bytes(), 0o644),
+        "/usr/bin/rebootless": (b"#!/bin/sh\n", 0o755),
+        **{f"/lab/{n}.rlp": (path.read_bytes(), 0o644) for n, path in bundles.items()},
+    }
+    config = VmConfig(stock_kernel.image, memory_mib=768, cpus=2)
+    log = tmp_path_factory.mktemp("guest") / "console.log"
+    with Vm(config, GuestImage(stock_kernel.modules, files=files), log) as vm:
+        yield Shell(Guest(vm), python)
+
+
+@pytest.fixture(autouse=True)
+def _no_patch_stays(shell: Shell) -> Iterator[None]:
+    yield
+    left = shell.guest.run(LEFT).output
+    shell.guest.run(CLEAN)
+    assert "rl_" not in left
+
+
+VERBS_IN_ORDER = """
+loaded = Path("/sys/module/rebootless_core").exists
+assert not loaded()
+applied = ok("apply /lab/rl_one.rlp")
+assert applied["engine"] == "livepatch" and applied["why"], applied
+assert not loaded()
+message = refused("apply /lab/rl_two.rlp --engine atomic", "state")
+assert "rl_one already patches version_proc_show (by the engine livepatch)" in message, message
+ok("undo rl_one")
+for engine in ("atomic", "per-task"):
+    applied = ok(f"apply /lab/rl_one.rlp --engine {engine}")
+    assert applied["engine"] == engine, applied
+    assert applied["transition"]["stats"]["attempts"] >= 1, applied
+    assert loaded() and version().endswith("one\\n")
+    assert states() == {"rl_one": (engine, "applied")}
+    (listed,) = ok("list")["patches"]
+    assert (listed["engine"], listed["state"]) == (engine, "applied")
+    assert "rl_one" in refused("engine unload", "state")
+    message = refused("apply /lab/rl_two.rlp --engine livepatch", "state")
+    assert f"(by the engine {engine})" in message, message
+    ok("undo rl_one")
+    assert "one" not in version() and loaded()
+assert ok("engine")["core"]["loaded"]
+found = {c["name"]: c for c in ok("doctor")["checks"] if c["area"] == "engines"}
+assert found["chosen engine"]["why"].startswith("livepatch"), found
+assert "driven by the core module" in found["engine livepatch"]["why"], found
+applied = ok("apply /lab/rl_one.rlp")
+assert applied["engine"] == "livepatch" and applied["transition"]["seconds"] < 1, applied
+ok("undo rl_one")
+assert not ok("engine unload")["core"]["loaded"]
+assert "not loaded" in refused("engine unload", "state")
+ok("install /lab/rl_one.rlp --engine atomic")
+assert ok("boot")["patches"] == [{"name": "rl_one", "state": "applied"}]
+assert states() == {"rl_one": ("atomic", "applied")}
+ok("uninstall rl_one")
+ok("undo rl_one")
+"""
+
+
+def test_every_verb_with_every_engine(shell: Shell) -> None:
+    shell.run(VERBS_IN_ORDER)
+
+
+SIDE_BY_SIDE = """
+with Sleeper() as pid:
+    ok("apply /lab/rl_one.rlp --engine atomic")
+    applied = ok("apply /lab/rl_nap.rlp --engine per-task --signal 0 --wait 30")
+    assert applied["transition"]["signalled"], applied
+    assert Path(f"/proc/{pid}").exists()  # woken, it sleeps on
+assert states() == {"rl_nap": ("per-task", "applied"), "rl_one": ("atomic", "applied")}
+ok("undo rl_one")
+assert states() == {"rl_nap": ("per-task", "applied")}
+ok("apply /lab/rl_one.rlp --engine livepatch")
+ok("undo rl_nap")
+ok("undo rl_one")
+"""
+
+
+def test_patches_of_several_engines_side_by_side(shell: Shell) -> None:
+    shell.run(SIDE_BY_SIDE)
+
+
+STALLED = """
+if engine == "atomic":
+    patience(100000)
+with Sleeper() as pid:
+    apply = f"apply /lab/rl_nap.rlp --engine {engine} {NEVER} --wait 3"
+    message = refused(apply, "stalled")
+    assert f"{pid} cat in pipe_read" in message, message
+    assert "reversed: rl_nap is not applied" in message, message
+    assert states() == {}
+    message = refused(f"{apply} --on-timeout leave", "stalled")
+    assert "goes on trying" in message, message
+    (patch,) = ok("status")["patches"]
+    assert (patch["engine"], patch["state"], patch["left"]) == (engine, "applying", 1), patch
+    (blocker,) = patch["blockers"]
+    assert (blocker["pid"], blocker["comm"]) == (pid, "cat"), blocker
+    assert blocker["where"] == "pipe_read", blocker
+    assert "busy applying rl_nap" in refused(f"apply /lab/rl_one.rlp --engine {engine}", "state")
+    ok("undo rl_nap")
+    forced = ok(f"{apply} --force")
+    assert forced["transition"]["outcome"] == "forced", forced
+    assert [b["pid"] for b in forced["transition"]["blockers"]] == [pid], forced
+assert states() == {"rl_nap": (engine, "applied")}
+ok("undo rl_nap")
+if engine == "atomic":
+    patience(45)
+"""
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_task_in_the_way(shell: Shell, engine: str) -> None:
+    shell.run(STALLED, engine=engine)
+
+
+GIVES_UP = """
+patience(8)
+with Sleeper() as pid:
+    message = refused(f"apply /lab/rl_nap.rlp --engine atomic {NEVER}", "stalled")
+patience(45)
+assert f"{pid} cat in pipe_read" in message, message
+assert "gave up" in message and "not applied, as before" in message, message
+assert not Path("/sys/module/rl_nap").exists()
+"""
+
+
+def test_the_atomic_engine_gives_up_and_says_why(shell: Shell) -> None:
+    shell.run(GIVES_UP)
+
+
+BAD_MOMENTS = """
+core = engine != "livepatch"
+if Path("/sys/module/rebootless_core").exists():
+    ok("engine unload")
+with Sleeper() as pid:
+    apply = f"apply /lab/rl_nap.rlp --engine {engine} {NEVER} --wait 30"
+    assert cli(apply, interrupted=True)["exit"] == 130
+    assert states() == {} and not Path("/sys/module/rl_nap").exists()
+    if core:
+        ok("engine unload")
+        assert cli(apply, dies_after=1)["exit"] == -9  # the core is loaded
+        assert states() == {} and ok("engine")["core"]["loaded"]
+    if engine == "atomic":
+        patience(100000)
+    assert cli(apply, dies_after=1)["exit"] == -9  # the patch is loaded
+    assert states() == {"rl_nap": (engine, "applying")}
+    assert "already applying" in refused(apply, "state")
+    assert cli("undo rl_nap", dies_after=1)["exit"] == -9  # it was turned back
+    until(False, states)
+    assert ok("status")["leftovers"] == ["rl_nap"]
+    ok("undo rl_nap")
+    assert not Path("/sys/module/rl_nap").exists()
+ok(f"apply /lab/rl_nap.rlp --engine {engine}")
+with Sleeper() as pid:  # in the patch's own code
+    assert cli(f"undo rl_nap {NEVER}", interrupted=True)["exit"] == 130
+    assert states() == {"rl_nap": (engine, "applied")}
+    assert cli(f"undo rl_nap {NEVER}", dies_after=1)["exit"] == -9
+    (patch,) = ok("status")["patches"]
+    assert patch["state"] == "undoing", patch
+until(False, states)  # the kernel ends it by itself
+assert ok("status")["leftovers"] == ["rl_nap"]
+ok("undo rl_nap")
+assert ok("status")["leftovers"] == []
+"""
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_tool_ends_at_any_moment(shell: Shell, engine: str) -> None:
+    shell.run(BAD_MOMENTS, engine=engine)
+
+
+FTRACE_OFF = """
+switch = Path("/proc/sys/kernel/ftrace_enabled")
+switch.write_text("0")
+try:
+    for engine in ("auto", "livepatch", "atomic", "per-task"):
+        message = refused(f"apply /lab/rl_one.rlp --engine {engine}", "kernel-refused")
+        assert "kernel.ftrace_enabled=0" in message, message
+        assert "sysctl kernel.ftrace_enabled=1" in message, message
+    examined = cli("doctor")
+    assert examined["exit"] == 1 and not examined["can"]["engines"]["ok"], examined["can"]
+finally:
+    switch.write_text("1")
+for engine in ("livepatch", "atomic", "per-task"):
+    ok(f"apply /lab/rl_one.rlp --engine {engine}")
+    try:
+        switch.write_text("0")
+    except OSError:
+        pass  # refused while a patch is in force
+    assert version().endswith("one\\n"), engine
+    switch.write_text("1")
+    ok("undo rl_one")
+"""
+
+
+def test_ftrace_that_is_switched_off(shell: Shell) -> None:
+    shell.run(FTRACE_OFF)
