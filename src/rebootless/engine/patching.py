@@ -146,7 +146,11 @@ def _check_taken_back(machine: Machine, name: str, engine: Engine) -> None:
     """A module that was loaded and shows no patch: the engine gave up, or it is no patch."""
     said, hint = by_core(reasons_in_log(machine.kernel_log(), name))
     if engine.needs_core and said:
-        raise StalledError(f"{name} was not applied: {said}", hint=hint)
+        raise StalledError(
+            f"{name} could not be applied: {said}. The engine {engine.name} gave up: {name} is not "
+            "applied, as before",
+            hint=hint,
+        )
     raise KernelRefusedError(
         f"module {name} was loaded, but the kernel shows no live patch of that name",
         hint="its init function has to register it (klp_enable_patch)",

@@ -25,6 +25,10 @@ NOISE = (
     "is not applied (",
 )
 CORE_PREFIX = "rebootless: "
+# The kernel's module loader refuses with these; what the core said before is another matter.
+BY_LOADER = (
+    errno.EPERM, errno.EEXIST, errno.ENOEXEC, errno.EKEYREJECTED, errno.ENOKEY, errno.EBADMSG
+)  # fmt: skip
 SIGN_HINT = (
     "sign the module with a key that the kernel trusts (an enrolled machine owner key), or boot "
     "without Secure Boot"
@@ -47,6 +51,7 @@ CORE_HINTS = {
     "callback": "the callback is in the patch's source, and knows what it waits for",
     "system states": "apply a version that has the same states in the same or a newer version",
     "has to be undone first": "undo the patch that came later",
+    "is given up": "end or restart the tasks named, or try another engine (--engine)",
     "is not over yet": "wait for its end; `rebootless status` names the tasks that hold it",
     "kallsyms=ADDRESS": "load it as root, by `rebootless engine load`",
     "has no function": "build it again for this kernel",
@@ -114,7 +119,7 @@ def explain(number: int, name: str, facts: KernelGuards, log: tuple[str, ...]) -
     """(reason, hint) for a refused load; pure."""
     said = "; ".join(log)
     core_said, core_hint = by_core(log)
-    if core_said:
+    if core_said and number not in BY_LOADER:
         return core_said, core_hint
     if "pre-patch callback failed" in said:  # the number is the callback's own
         return (
