@@ -77,7 +77,7 @@ class Shell:
         driver = driver.replace("from __future__ import annotations\n", "")
         text = f"from __future__ import annotations\n{head}{driver}\n{given}\n{script}"
         self.guest.put_file(text.encode(), "/lab/script.py")
-        answer = self.guest.run(self.start, timeout=240)
+        answer = self.guest.run(self.start, timeout=600)
         print(answer.output)
         assert answer.status == 0, answer.output + self.guest.run("dmesg | tail -20").output
         return answer.output
