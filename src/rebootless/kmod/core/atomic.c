@@ -33,7 +33,8 @@
 /* How long we look at stacks within a stop, and how much longer when that was too short. */
 #define BUDGET_NS (1 * NSEC_PER_MSEC)
 #define BUDGET_MAX_NS (16 * NSEC_PER_MSEC)
-#define PAUSE_MAX_MS 250
+#define PAUSE_MAX_MS 250U
+#define PAUSE_WOKEN_MS 20U
 
 static unsigned int tries = 45;		/* with the pauses between them about 10 seconds */
 module_param(tries, uint, 0644);
@@ -185,21 +186,18 @@ static void block(struct attempt *a, struct task_struct *task, unsigned long whe
 
 static int check(struct attempt *a, struct task_struct *task, struct seen *seen)
 {
-	bool known = seen && is_known(seen);
 	unsigned long where;
-	int result;
 
-	if (!known && rb_on_cpu(task) && task != current)
-		return 0;		/* a stopper */
-	if (known) {
-		result = seen->result;
-		where = seen->where;
-	} else {
-		if (!(++a->rewalked % 8) && ktime_get_ns() - a->begun_ns > a->budget_ns)
-			return -ETIME;
-		result = rb_stack_check(task, &where);
+	if (seen && is_known(seen)) {
+		if (seen->result)
+			block(a, task, seen->where);
+		return 0;
 	}
-	if (result)
+	if (rb_on_cpu(task) && task != current)
+		return 0;		/* a stopper */
+	if (!(++a->rewalked % 8) && ktime_get_ns() - a->begun_ns > a->budget_ns)
+		return -ETIME;
+	if (rb_stack_check(task, &where))
 		block(a, task, where);
 	return 0;
 }
@@ -444,13 +442,17 @@ static void finish(struct rb_transition *t)
 		site->then = site->now;
 }
 
+/* Who has just been woken may be back soon: every other attempt follows the signals closely. */
 static unsigned long pause(struct rb_transition *t)
 {
 	unsigned int attempts = t->patch->stats.attempts;
+	unsigned int ms = min(2U << min(attempts, 8U), PAUSE_MAX_MS);
 
 	if (attempts >= tries)
 		return 0;
-	return msecs_to_jiffies(min(2U << min(attempts, 8U), PAUSE_MAX_MS)) ?: 1;
+	if (t->signal && attempts % 2)
+		ms = min(ms, PAUSE_WOKEN_MS);
+	return msecs_to_jiffies(ms) ?: 1;
 }
 
 const struct rb_engine rb_engine_atomic = {

@@ -193,8 +193,8 @@ static int prepare(struct rb_site *site)
 	void *base;
 
 	if (!ready(site) || probed(site->ip, site->ip + JUMP - 1)) {
-		pr_err("%ps has been changed at its entry by somebody else (a kprobe?)\n",
-		       (void *)site->address);
+		pr_err_ratelimited("%ps has been changed at its entry by somebody else (a kprobe?)\n",
+				   (void *)site->address);
 		return -EBUSY;
 	}
 	if (!pages[0] || !pages[1])
