@@ -39,6 +39,7 @@ MODULE_SOURCES = Path(__file__).parent / "modules"
 PATCHES = (
     *("rl_cmdline", "rl_replace", "rl_missing", "rl_warns", "rl_sleep", "rl_dummy"),
     *("rl_halves", "rl_halves_patch", "rl_threads", "rl_tick_patch", "rl_wait_patch"),
+    "rl_probe",
     "rl_poke",
 )
 

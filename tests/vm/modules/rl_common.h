@@ -16,6 +16,11 @@
 static char *engine = "";
 module_param(engine, charp, 0444);
 
+/* A loader without livepatch refuses it. */
+#if IS_ENABLED(CONFIG_LIVEPATCH)
+MODULE_INFO(livepatch, "Y");
+#endif
+
 static int __init rl_enable(struct klp_patch *livepatch)
 {
 	const struct rebootless_patch patch = {
@@ -26,8 +31,10 @@ static int __init rl_enable(struct klp_patch *livepatch)
 	int (*enable)(const struct rebootless_patch *patch);
 	int error;
 
+#if IS_ENABLED(CONFIG_LIVEPATCH)
 	if (!*engine || !strcmp(engine, "livepatch"))
 		return klp_enable_patch(livepatch);
+#endif
 	enable = symbol_get(rebootless_enable_patch);
 	if (!enable)
 		return -ENOPKG;
@@ -64,7 +71,6 @@ static int __init rl_enable(struct klp_patch *livepatch)
 	module_init(rl_init);						\
 	module_exit(rl_exit);						\
 	MODULE_DESCRIPTION("rebootless test patch");			\
-	MODULE_LICENSE("GPL");						\
-	MODULE_INFO(livepatch, "Y")
+	MODULE_LICENSE("GPL")
 
 #endif

@@ -2,7 +2,8 @@
 /*
  * Two functions whose versions must not mix within one call, for rl_halves_patch to change
  * both. Each write of a number N to /proc/rl_halves makes N calls; a read tells of the calls
- * that were made through the same open file.
+ * that were made through the same open file. The parameter `turns` is how often a call was of
+ * another version than the one before it, whoever made them; of `naps` calls one sleeps.
  */
 #include <linux/delay.h>
 #include <linux/module.h>
@@ -10,9 +11,29 @@
 #include <linux/sched.h>
 #include <linux/sched/signal.h>
 #include <linux/slab.h>
+#include <linux/spinlock.h>
 #include <linux/uaccess.h>
 
 #include "rl_halves.h"
+
+unsigned int rl_naps = 64;
+EXPORT_SYMBOL_GPL(rl_naps);
+module_param_named(naps, rl_naps, uint, 0644);
+
+static unsigned long turns;
+module_param(turns, ulong, 0444);
+
+void rl_turn(int version)
+{
+	static DEFINE_SPINLOCK(lock);
+	static int last;
+
+	spin_lock(&lock);
+	turns += version != last;
+	last = version;
+	spin_unlock(&lock);
+}
+EXPORT_SYMBOL_GPL(rl_turn);
 
 RL_WHOLE int rl_inner(int pause)
 {

@@ -15,6 +15,9 @@ struct rl_count {
 	int version;	/* of the last call */
 };
 
+extern unsigned int rl_naps;
+
+void rl_turn(int version);
 int rl_inner(int pause);
 void rl_outer(struct rl_count *count);
 
@@ -25,12 +28,13 @@ static __always_inline void rl_meet(struct rl_count *count, int version)
 	int n;
 
 	for (n = 0; n < 3; n++)
-		mixed |= rl_inner(!(count->calls % 64) && n == 1) != version;
+		mixed |= rl_inner(!(count->calls % rl_naps) && n == 1) != version;
 	count->calls++;
 	count->mixes += mixed;
 	count->ups += version > count->version;
 	count->downs += version < count->version;
 	count->version = version;
+	rl_turn(version);
 }
 
 #endif
