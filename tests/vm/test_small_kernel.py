@@ -224,6 +224,11 @@ def test_the_patch_needs_nothing_that_the_kernel_lacks(built: archive.Bundle) ->
     assert patched == CHANGED
 
 
+def test_both_processors_are_there(lab: Lab) -> None:
+    """Else stopping everything would prove little."""
+    assert lab.guest.check("nproc") == "2\n"
+
+
 def test_the_doctor_says_which_engine_is_left(lab: Lab) -> None:
     found = {check.name: check for check in examine(lab.machine).checks}
     assert found["engine atomic"].status == found["stack walks"].status == "ok"

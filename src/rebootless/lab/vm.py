@@ -52,7 +52,9 @@ class VmConfig:
             *_dies_with_us(),
             which(self.qemu, hint="install qemu-system-x86"),
             *("-accel", "tcg,thread=single", "-cpu", "max", "-m", str(self.memory_mib)),
-            *("-smp", str(self.cpus), "-display", "none", "-monitor", "none", "-no-reboot"),
+            # one to a socket: a kernel without ACPI finds the first of each only
+            *("-smp", f"{self.cpus},sockets={self.cpus}", "-display", "none"),
+            *("-monitor", "none", "-no-reboot"),
             *("-nodefaults", "-no-user-config", "-kernel", str(self.kernel)),
             *("-initrd", str(initramfs), "-append", parameters),
             *("-serial", f"file:{log}", "-serial", "stdio"),
