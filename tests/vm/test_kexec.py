@@ -6,7 +6,7 @@ The new kernel's initial ramdisk is a lab image as well, so its agent answers on
 from __future__ import annotations
 
 import base64
-import json
+import re
 import time
 from pathlib import Path
 
@@ -40,14 +40,14 @@ MODULES = (
 DISK_MODULES = ("virtio_pci", "virtio_blk", "ext4")
 LOADED = "/sys/kernel/kexec_loaded"
 ROOT = "/mnt"  # where a guest has the disk
-BOOT_SECONDS = 120
+BOOT_SECONDS = 240
 # What ends in order says so.
 SERVICE = f"""
 trap 'echo ended in order >>{ROOT}/service; exit' TERM
 echo started >{ROOT}/service
-while :; do usleep 10000; done
+while :; do sleep 9 & wait; done
 """
-WRITER = f"n=0; while :; do n=$((n + 1)); echo $n >>{ROOT}/numbers; done"
+WRITER = f"n=0; while :; do n=$((n + 1)); echo $n >>{ROOT}/numbers; usleep 20000; done"
 # A systemd that does not want to; what it saw tells that the kernel was loaded by then.
 REFUSING = f"""#!/bin/busybox sh
 busybox cat {LOADED} >/tmp/loaded
@@ -134,20 +134,16 @@ def test_there_and_back(
     with Vm(config, image_for(stock_kernel), tmp_path / "console.log") as vm:
         guest = Guest(vm)
         guest.check(MOUNT_DISK)
-        answer = guest.run(f"{start} reboot --kexec --json 2>/dev/null")
-        plan = json.loads(answer.output)
-        assert (answer.status, plan["possible"]) == (0, True), plan["checks"]
-        assert plan["release"] == newer_kernel.release
-        assert plan["version"].startswith(f"{newer_kernel.release} ")
-        assert (plan["way"], plan["loader"]) == ("signals", "kexec_file_load")
-        (mount,) = plan["stops"]["mounts"]
-        assert (mount["path"], mount["kind"], mount["writable"]) == ("/", "ext4", True)
-        assert guest.check(f"cat {LOADED}") == "0\n", "a plan loads nothing"
-
-        # a systemd that refuses: what was loaded for it is unloaded
+        # the plan for a machine with systemd; which refuses, so what was loaded is unloaded
         guest.check("mkdir -p /run/systemd/system")
-        answer = guest.run(f"{start} reboot --kexec --now")
-        assert answer.status == 1 and "systemctl failed" in answer.output
+        answer = guest.run(f"{start} reboot --kexec --now", timeout=BOOT_SECONDS)
+        assert answer.status == 1 and "systemctl failed" in answer.output, answer.output
+        plan = dict(re.findall(r"^([a-z ]+): +(.*)$", answer.output, re.M))
+        assert plan["running"] == stock_kernel.release
+        assert plan["to start"].startswith(f"{newer_kernel.release} ")
+        assert plan["way"].startswith("systemd stops")
+        assert plan["file systems"] == "1: / (ext4)"
+        assert re.search(r"^kexec +ok +by kexec_file_load$", answer.output, re.M)
         assert guest.check("cat /tmp/loaded") == "1\n"
         assert guest.check(f"cat {LOADED}") == "0\n"
         guest.check("rm -r /run/systemd")
