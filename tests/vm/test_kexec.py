@@ -58,6 +58,30 @@ MOUNT_DISK = f"""
 mount -t ext4 /dev/vda {ROOT}
 for folder in proc sys dev run tmp; do mount -o bind /$folder {ROOT}/$folder || exit 1; done
 """
+SYSTEMD = Path("/usr/lib/systemd/systemd")
+SYSTEMD_UNITS = Path("/usr/lib/systemd/system")
+USED_UNITS = (
+    "basic.target", "sysinit.target", "kexec.target", "systemd-kexec.service", "shutdown.target",
+    "umount.target", "final.target", "-.slice", "system.slice",
+)  # fmt: skip
+SYSTEMD_INIT = f"""#!/bin/busybox sh
+export PATH=/bin:/sbin:/usr/bin
+mount -t proc proc /proc; mount -t devtmpfs devtmpfs /dev; mount -t tmpfs tmpfs /run
+mkdir -p /run/lab
+while read -r module; do insmod $module; done </lab/modules
+mount -t ext4 /dev/vda {ROOT}
+exec {SYSTEMD} --log-target=kmsg
+"""
+UNITS = {
+    "default.target": "[Unit]\nWants=lab.service ordered.service\n",
+    "lab.service": "[Service]\nExecStart=/bin/sh /lab/agent\nEnvironment=PATH=/bin:/usr/bin\n",
+    "ordered.service": f"""[Unit]
+RequiresMountsFor={ROOT}
+[Service]
+ExecStart=/bin/sh -c 'echo started >{ROOT}/service; exec sleep 9999'
+ExecStop=/bin/sh -c 'echo ended in order >>{ROOT}/service'
+""",
+}
 
 
 @pytest.fixture(scope="module")
@@ -161,3 +185,39 @@ def test_there_and_back(
         booted(guest, stock_kernel)
         numbers = guest.check(f"cat {ROOT}/numbers").splitlines()
         assert numbers == [str(n + 1) for n in range(len(numbers))] and len(numbers) > 10
+
+
+def systemd_files() -> dict[str, tuple[bytes, int]]:
+    """This machine's systemd, to be the first process of a guest."""
+    if not SYSTEMD.exists():
+        pytest.skip("systemd is not installed here: systemd's way is NOT tested")
+    programs = {SYSTEMD, SYSTEMD.with_name("systemd-shutdown"), Path("/usr/bin/systemctl")}
+    paths = programs.union(*map(guest_python.shared_libraries, programs))
+    paths |= {SYSTEMD_UNITS / name for name in USED_UNITS if (SYSTEMD_UNITS / name).exists()}
+    files = {str(p): (p.read_bytes(), 0o644 if p.parent == SYSTEMD_UNITS else 0o755) for p in paths}
+    files |= {f"/lib/systemd/{p.name}": (p.read_bytes(), 0o755) for p in programs}
+    files |= {f"/etc/systemd/system/{n}": (t.encode(), 0o644) for n, t in UNITS.items()}
+    return files | {"/init": (SYSTEMD_INIT.encode(), 0o755)}
+
+
+def test_by_systemd(stock_kernel: KernelFiles, newer_kernel: KernelFiles, tmp_path: Path) -> None:
+    """A real systemd stops its units, us among them, and starts the kernel that we loaded."""
+    files = systemd_files()
+    python, more = guest_python.python_files(MODULES, search=SEARCH)
+    files |= more
+    files["/lab/rebootless.py"] = (COMMAND.encode(), 0o755)
+    files[f"/boot/vmlinuz-{newer_kernel.release}"] = (newer_kernel.image.read_bytes(), 0o644)
+    ramdisk = build(image_for(newer_kernel))
+    files[f"/boot/initrd.img-{newer_kernel.release}"] = (ramdisk, 0o644)
+    disk = tmp_path / "disk.img"
+    run(["mkfs.ext4", "-q", disk, "32M"], timeout=60)
+    image = GuestImage(stock_kernel.modules, load=image_for(stock_kernel).load, files=files)
+    config = VmConfig(stock_kernel.image, memory_mib=1024, disk=disk, cmdline="rl.mark=1")
+    with Vm(config, image, tmp_path / "console.log") as vm:
+        guest = Guest(vm)
+        guest.check(f"while ! [ -e {ROOT}/service ]; do usleep 100000; done")
+        jump(guest, f"{python} -I -S -B /lab/rebootless.py reboot --kexec --now")
+        assert guest.check("uname -r").strip() == newer_kernel.release
+        guest.check(f"mount -t ext4 /dev/vda {ROOT}")
+        assert "recovery" not in guest.check("dmesg | grep EXT4")
+        assert guest.check(f"cat {ROOT}/service") == "started\nended in order\n"

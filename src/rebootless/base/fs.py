@@ -17,11 +17,17 @@ from .errors import NotFoundError, RebootlessError, ResourceError
 
 
 def cache_root() -> Path:
-    """The cache directory: $REBOOTLESS_CACHE, else $XDG_CACHE_HOME/rebootless, else ~/.cache."""
+    """The cache directory: $REBOOTLESS_CACHE, else $XDG_CACHE_HOME/rebootless, else ~/.cache.
+
+    A user without a home, as in a unit or a bare system, has the system's: /var/cache/rebootless.
+    """
     if explicit := os.environ.get("REBOOTLESS_CACHE"):
         return Path(explicit)
     base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "rebootless"
+    try:
+        return (Path(base) if base else Path.home() / ".cache") / "rebootless"
+    except RuntimeError:  # how pathlib says that there is neither $HOME nor an account
+        return Path("/var/cache/rebootless")
 
 
 def os_failure(action: str, path: Path, exc: OSError) -> RebootlessError:

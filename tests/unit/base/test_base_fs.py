@@ -261,6 +261,13 @@ def test_the_cache_follows_its_variables(monkeypatch: pytest.MonkeyPatch) -> Non
     assert fs.cache_root() == Path("/y")
 
 
+def test_a_user_without_a_home_has_the_cache_of_the_system(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("REBOOTLESS_CACHE", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", lambda _uid: {}["no account"])
+    assert fs.cache_root() == Path("/var/cache/rebootless")
+
+
 def test_remove_tree_does_not_follow_links(tmp_path: Path) -> None:
     kept = tmp_path / "kept"
     kept.mkdir()
