@@ -28,6 +28,7 @@ def main() -> int:
         ("differ.py",),
         ("kallsyms.py", str(image)),
         ("match.py", update.release),
+        ("kexec.py",),
     ):
         print(f"== {name}", flush=True)
         failed |= subprocess.run([sys.executable, HERE / name, *arguments], check=False).returncode
