@@ -24,8 +24,9 @@ from functools import cached_property
 
 import numpy as np
 
+from ..base.errors import ElfError
 from .code import I64, U8, U64, Code
-from .layouts import Layout
+from .layouts import ALTERNATIVES, Layout
 
 PAIRS = {
     "__jump_table": ("__start___jump_table", "__stop___jump_table"),
@@ -74,18 +75,14 @@ class Tables:
     code: Code
     layouts: Mapping[str, Layout]
 
-    @property
-    def unread(self) -> tuple[str, ...]:
-        """Tables that are there and whose layout is not known."""
-        alternatives = self.code.section(".altinstructions")
-        unknown = alternatives is not None and "alt_instr" not in self.layouts
-        return (".altinstructions",) if unknown else ()
-
     @cached_property
     def alternatives(self) -> Alternatives:
         """`.altinstructions`."""
-        layout = self.layouts.get("alt_instr", Layout(1 << 20, dict.fromkeys(_ALTERNATIVE, 0)))
         data, address = self._table(".altinstructions")
+        layout = self.layouts.get("alt_instr")
+        if layout is None and len(data):
+            raise ElfError(f"{self.code.name}: .altinstructions is laid out in an unknown way")
+        layout = layout or ALTERNATIVES[0]
         rows = _rows(data, layout.size)
         offsets = layout.offsets
         flags = offsets["repl_offset"] + 4
@@ -165,7 +162,6 @@ class Tables:
 
 
 _DISTANCE = Layout(4, {"": 0})
-_ALTERNATIVE = ("instr_offset", "repl_offset", "instrlen", "replacementlen")
 
 
 def _rows(data: U8, size: int) -> U8:

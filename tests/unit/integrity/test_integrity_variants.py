@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import struct
+from pathlib import Path
 
+import kernel_files
 import pytest
 from integrity_code import BASE, NOTHING, TABLES, array, branch, distance, judged, make
 
 from rebootless.integrity import live as facts
+from rebootless.integrity.layouts import ALTERNATIVES, layouts
 from rebootless.integrity.live import Live
 from rebootless.integrity.region import Region
 from rebootless.integrity.variants import meaning, moved
+from rebootless.kernel.image import parse
 
 HOME = BASE + 0x20000
 FUNCTION, THUNK, PV = BASE + 0x500, BASE + 0x600, BASE + 0x8000
@@ -148,3 +152,23 @@ def test_regions_are_compared_by_byte() -> None:
     assert region.differs.tolist() == [False, True]
     assert isinstance(region, Region)
     assert region.altered(array(b"\0").astype("i8"), array(b"\1").astype("i8")).tolist() == [False]
+
+
+def test_the_layout_of_alternatives_is_told_by_the_table_itself(tmp_path: Path) -> None:
+    """Where a kernel has no BTF."""
+    for layout in ALTERNATIVES:
+        table = b""
+        for number in range(7):
+            entry = bytearray(layout.size)
+            at, lengths = TABLES + len(table), layout.offsets["instrlen"]
+            entry[0:4], entry[4:8] = distance(at, BASE), distance(at + 4, HOME + 3 * number)
+            entry[lengths : lengths + 2] = b"\5\3"
+            table += entry
+        blob = kernel_files.make_elf([
+            (".text", 1, 6, BASE, b"\xc3" * 64),
+            (".rodata", 1, 2, BASE + 0x10000, kernel_files.BANNER),
+            (".altinstr_replacement", 1, 6, HOME, bytes(21)),
+            (".altinstructions", 1, 2, TABLES, table),
+        ])  # fmt: skip
+        image = parse(blob, tmp_path / "vmlinux")
+        assert layouts(image)["alt_instr"] == layout
