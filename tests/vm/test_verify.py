@@ -70,7 +70,7 @@ def test_a_stock_kernel_is_as_shipped(lab, at_first: Report) -> None:
 
 
 def test_tracepoints_tracers_kprobes_and_live_patches_are_accounted_for(
-    lab, kernel, patches, at_first: Report, check: Verify
+    lab, kernel, patches, core_module, at_first: Report, check: Verify
 ) -> None:
     probes = (f"p:one {VICTIM}+{boundary(kernel)}", "p:two uptime_proc_show")
     lab.guest.check(
@@ -79,7 +79,7 @@ def test_tracepoints_tracers_kprobes_and_live_patches_are_accounted_for(
         f"printf '%s\\n' '{probes[0]}' '{probes[1]}' >kprobe_events;"
         "echo 1 >events/kprobes/enable; sleep 1"
     )
-    patching.apply(lab.machine, patches["rl_cmdline"], engine="per-task", core_module=b"")
+    patching.apply(lab.machine, patches["rl_cmdline"], engine="per-task", core_module=core_module)
     patching.apply(lab.machine, patches["rl_dummy"])
     listed = lab.guest.check("cat /sys/kernel/debug/kprobes/list")
     busy = check()
