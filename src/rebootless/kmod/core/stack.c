@@ -239,8 +239,8 @@ static bool is_left(unsigned long address)
 static int check(struct task_struct *task, unsigned long *where)
 {
 	struct unwind_state state;
+	struct pt_regs *regs = NULL;
 	unsigned long address;
-	struct pt_regs *regs;
 
 	unwind_start(&state, task, NULL, NULL);
 	while (!unwind_done(&state) && !unwind_error(&state)) {
@@ -254,19 +254,23 @@ static int check(struct task_struct *task, unsigned long *where)
 			return -EINVAL;
 		/*
 		 * A call that does not return can be the last thing in a function, and the
-		 * return address then is the next one's. Only what an interrupt saved is the
-		 * address of the instruction itself.
+		 * return address then is the next one's. But a return address can also be the
+		 * entry of a function that is about to be jumped to, by a return. Only what an
+		 * interrupt saved is the address of the instruction itself.
 		 */
-		if (!regs)
-			address--;
-		if (is_left(address)) {
+		if (is_left(address) || (!regs && is_left(address - 1))) {
 			if (where)
-				*where = address;
+				*where = is_left(address) ? address : address - 1;
 			return -EBUSY;
 		}
 		unwind_next_frame(&state);
 	}
-	return unwind_error(&state) ? -EINVAL : 0;
+	/*
+	 * A stack ends in user space or in the first call of a thread. The tables also call
+	 * it the end where an interrupt met the first instruction of a retpoline, though the
+	 * frames of whoever called go on below.
+	 */
+	return unwind_error(&state) || regs ? -EINVAL : 0;
 }
 
 int rb_stack_check(struct task_struct *task, unsigned long *where)
