@@ -135,6 +135,8 @@ def core(shared_core: Core) -> Iterator[Core]:
 @BOTH
 def test_a_patch_comes_goes_and_comes_again(core, engine):
     before = core.texts()[:1]
+    # files are read all the time, also while they go
+    readers = core.guest.background(f"while :; do cat {ROOT}/*/* {ROOT}/*/*/*; done")
     for _ in range(2):
         assert core.insert("rc_base", engine) == 0
         core.settled("rc_base")
@@ -142,6 +144,7 @@ def test_a_patch_comes_goes_and_comes_again(core, engine):
         assert core.redirected() == {"version_proc_show", "loadavg_proc_show"}
         core.undo("rc_base")
         assert core.texts()[:1] == before
+    core.guest.check(f"kill {readers}")
 
 
 def test_sysfs_has_the_kernel_s_own_layout(core):
@@ -414,3 +417,19 @@ def test_each_failure_on_the_way_leaves_nothing(core, engine):
     assert int(failed) > 10
     assert int(tried) > int(failed)
     core.guest.check("rmmod dummy")
+
+
+def test_a_forced_undo_keeps_the_module(shared_core):
+    """The last: the module stays for good."""
+    core = shared_core
+    assert core.insert("rc_held", "per-task") == 0
+    core.settled("rc_held")
+    pid = core.waiter()
+    assert core.write("rc_held", "enabled", "0")
+    assert core.read("rc_held", "left") == "1"
+    assert core.write("rc_held", "force", "1")
+    core.until(f"[ ! -e {ROOT}/rc_held ]")
+    assert core.redirected() == set()
+    core.guest.check(f"kill {pid}")  # comes back out of the patch's code
+    assert core.guest.run("rmmod rc_held").status != 0
+    core.guest.check("rmmod rebootless_core")

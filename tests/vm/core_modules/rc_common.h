@@ -104,7 +104,6 @@ static int __maybe_unused rc_loadavg(struct seq_file *m, void *v)
 	module_init(rc_init);						\
 	module_exit(rc_exit);						\
 	MODULE_DESCRIPTION("rebootless test patch");			\
-	MODULE_LICENSE("GPL");						\
-	MODULE_INFO(livepatch, "Y")
+	MODULE_LICENSE("GPL")
 
 #endif

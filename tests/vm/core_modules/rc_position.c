@@ -37,4 +37,3 @@ module_init(rc_init);
 module_exit(rc_exit);
 MODULE_DESCRIPTION("rebootless test patch");
 MODULE_LICENSE("GPL");
-MODULE_INFO(livepatch, "Y");

@@ -118,7 +118,12 @@ extern const struct rb_redirect rb_redirect_jump;
 
 /* site.c */
 struct rb_site *rb_site_get(unsigned long address, unsigned long size, bool conditional);
-void rb_site_put(struct rb_site *site);	/* removes one that no func uses */
+/*
+ * Sites that no func uses lead to the function itself, and are removed. Each may take a
+ * tenth of a second, since ftrace waits for all tasks to pass.
+ */
+void rb_sites_sweep(void);
+bool rb_sites_sweep_one(void);		/* whether there was one */
 void rb_sites_aim(void);	/* makes `then` of all sites what the patches' `then` says */
 /*
  * Makes now and then what the patches say, at once: for code that nobody runs (the
@@ -325,7 +330,7 @@ int rb_objects_init(struct rb_patch *patch);
 void rb_objects_free(struct rb_patch *patch);
 int rb_object_load(struct rb_object *object, struct module *module);
 int rb_objects_load(struct rb_patch *patch);	/* those that are there */
-void rb_object_unload(struct rb_object *object);
+void rb_object_unload(struct rb_object *object);	/* its sites wait for a sweep */
 void rb_object_forget(struct rb_object *object);
 const char *rb_object_name(const struct rb_object *object);
 /* The patch's callbacks, in mainline's sense. */

@@ -139,7 +139,6 @@ static void unload_func(struct rb_func *func)
 	list_del_init(&func->stack);
 	if (rb_site_settle(site))
 		pr_err("the redirection of %ps could not be taken off\n", (void *)site->address);
-	rb_site_put(site);
 }
 
 /*
@@ -161,10 +160,11 @@ static void set_module(struct rb_object *object, struct module *module)
 	object->klp->mod = module;
 }
 
-/* What rb_object_load() did, and the module is forgotten. */
+/* Nothing is left of what rb_object_load() did. */
 void rb_object_forget(struct rb_object *object)
 {
 	rb_object_unload(object);
+	rb_sites_sweep();
 	set_module(object, NULL);
 }
 

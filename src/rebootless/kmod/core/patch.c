@@ -75,8 +75,21 @@ static void let_go(struct rb_patch *patch)
 	module_put(THIS_MODULE);
 }
 
+/* With the mutex free in between: others need not wait for all of it. */
+static void sweep(void)
+{
+	bool more = true;
+
+	while (more) {
+		mutex_lock(&rb_mutex);
+		more = rb_sites_sweep_one();
+		mutex_unlock(&rb_mutex);
+	}
+}
+
 static void release(struct work_struct *work)
 {
+	sweep();
 	let_go(container_of(work, struct rb_patch, release));
 }
 

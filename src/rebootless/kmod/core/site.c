@@ -88,10 +88,8 @@ struct rb_site *rb_site_get(unsigned long address, unsigned long size, bool cond
 }
 
 /* A site that cannot be removed stays, and the module with it: it may still be called. */
-void rb_site_put(struct rb_site *site)
+static void drop(struct rb_site *site)
 {
-	if (!list_empty(&site->funcs))
-		return;
 	list_del(&site->list);
 	if (site->redirect->remove(site)) {
 		pr_err("the redirection of %ps stays\n", (void *)site->address);
@@ -99,6 +97,25 @@ void rb_site_put(struct rb_site *site)
 		return;
 	}
 	rb_free(site);
+}
+
+bool rb_sites_sweep_one(void)
+{
+	struct rb_site *site;
+
+	list_for_each_entry(site, &rb_sites, list) {
+		if (list_empty(&site->funcs)) {
+			drop(site);
+			return true;
+		}
+	}
+	return false;
+}
+
+void rb_sites_sweep(void)
+{
+	while (rb_sites_sweep_one())
+		;
 }
 
 /* Where the newest function leads whose patch is in force, now or then. */
