@@ -3,6 +3,8 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+# Test files at a time: a guest keeps one processor busy.
+JOBS ?= 2
 # In this order: the quick ones first, the ones that boot kernels last.
 TESTS := $(wildcard tests/lint tests/unit tests/golden tests/archive tests/build tests/vm)
 
@@ -28,7 +30,7 @@ demo: venv
 	@$(BIN)/rebootless demo
 
 test: test-venv
-	@$(BIN)/python -m pytest $(TESTS)
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(TESTS)
 
 soak: test-venv
 	@$(BIN)/python -m pytest -m soak tests
