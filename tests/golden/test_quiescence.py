@@ -56,7 +56,7 @@ def one(found: tuple[Finding, ...]) -> tuple[str, str]:
 def test_the_main_loop_of_a_thread_is_always_on_a_stack(predict: Forecast) -> None:
     text = THREAD.replace("{0}", "schedule();").replace("{1}", "f")
     found = predict(text)
-    assert one(found) == ("always-on-stack", "atomic")
+    assert one(found) == ("always-on-stack", "per-task")
     assert "start() starts" in found[0].message
     assert not predict(text, "start")
 
@@ -70,7 +70,7 @@ def test_a_thread_that_ends_and_a_loop_that_does_not_sleep_are_left(predict: For
 
 def test_a_thread_started_elsewhere_is_known_by_its_questions(predict: Forecast) -> None:
     text = "int f(void *d) { while (!kthread_should_stop()) { sink(d); schedule(); } return 0; }"
-    assert one(predict(text)) == ("always-on-stack", "atomic")
+    assert one(predict(text)) == ("always-on-stack", "per-task")
     asked = "int f(void *d) { while (!kthread_should_stop()) sink(d); return 0; }"
     assert not predict(asked)
 

@@ -34,7 +34,6 @@ class EngineFacts:
     core_at_hand: bool = False
     patch_abi: int | None = None
     takes_engine: bool = True
-    always_on_stack: tuple[str, ...] = ()
 
 
 class Engine(ABC):

@@ -15,15 +15,14 @@ class Wanted:
     """What a live patch was made for; empty fields are not checked.
 
     `functions` are those it changes; with `replace` it takes the place of all other patches.
-    `modules` are (name, build-id) of the modules that it changes. `always_on_stack` are functions
-    that tasks never leave, `core_abi` the interface to the core module that it was built with.
+    `modules` are (name, build-id) of the modules that it changes. `core_abi` is the interface to
+    the core module that it was built with.
     """
 
     build_id: str = ""
     functions: tuple[PatchedFunction, ...] = ()
     replace: bool = False
     modules: tuple[tuple[str, str], ...] = ()
-    always_on_stack: tuple[str, ...] = ()
     core_abi: int | None = None
 
 

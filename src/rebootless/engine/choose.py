@@ -1,9 +1,8 @@
 """Which engine applies a patch: a pure decision over features that were probed.
 
-1. a function that is on some stack at all times              atomic
-2. the kernel's live patching, ftrace knows every function    livepatch
-3. ftrace without live patching                               per-task
-4. a function or a kernel without ftrace                      atomic, by a jump
+1. the kernel's live patching, ftrace knows every function    livepatch
+2. ftrace without live patching                               per-task
+3. a function or a kernel without ftrace                      atomic, by a jump
 """
 
 from __future__ import annotations
@@ -67,9 +66,6 @@ def decide(facts: EngineFacts) -> Choice:
     can = [option.name for option in options if not option.why_not]
     if not can:
         return Choice("", "; ".join(f"{o.name}: {o.why_not}" for o in options), options)
-    if facts.always_on_stack and Atomic.name in can:
-        names = ", ".join(facts.always_on_stack)
-        return Choice(Atomic.name, f"{names} is on some stack at all times", options)
     passed = [f"not {o.name}, since {o.why_not}" for o in options[: NAMES.index(can[0])]]
     return Choice(can[0], "; ".join(passed) or "the kernel has it, and it can do all", options)
 

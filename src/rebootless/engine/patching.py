@@ -161,12 +161,7 @@ def _choose(
     machine: Machine, info: ModInfo, wanted: Wanted, asked: str, *, at_hand: bool
 ) -> tuple[Engine, str]:
     facts = probe(
-        machine,
-        wanted.functions,
-        info=info,
-        core_at_hand=at_hand,
-        patch_abi=wanted.core_abi,
-        always_on_stack=wanted.always_on_stack,
+        machine, wanted.functions, info=info, core_at_hand=at_hand, patch_abi=wanted.core_abi
     )
     return choose.choose(facts, asked)
 

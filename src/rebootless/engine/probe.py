@@ -24,7 +24,6 @@ def probe(
     info: ModInfo | None = None,
     core_at_hand: bool = False,
     patch_abi: int | None = None,
-    always_on_stack: tuple[str, ...] = (),
 ) -> EngineFacts:
     """Looks at the kernel, the core module, and the patch (`info`; None: any patch)."""
     switch = read_text(machine, FTRACE_ENABLED)
@@ -39,7 +38,6 @@ def probe(
         core_at_hand=core_at_hand,
         patch_abi=patch_abi,
         takes_engine=info is None or takes_engine(info),
-        always_on_stack=always_on_stack,
     )
 
 

@@ -28,7 +28,6 @@ from ..engine.transition import SIGNAL_AFTER, OnTimeout, Policy
 from ..lab.report import verdict_of
 
 DEFAULT_WAIT = 60.0
-ALWAYS_ON_STACK = "always-on-stack"  # the finding of the quiescence forecast
 
 
 def wanted_of(manifest: Manifest) -> Wanted:
@@ -38,7 +37,6 @@ def wanted_of(manifest: Manifest) -> Wanted:
         tuple(PatchedFunction(o, f.name, f.sympos) for o, f in manifest.functions),
         manifest.replace,
         tuple((o.name, o.build_id) for o in manifest.objects if o.build_id),
-        tuple(w.symbol for w in manifest.warnings if w.code == ALWAYS_ON_STACK),
         manifest.core.abi if manifest.core else None,
     )
 

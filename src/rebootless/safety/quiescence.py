@@ -22,7 +22,7 @@ from .verdict import Verdict
 
 ALWAYS = "always-on-stack"
 SLEEPS = "may-sleep-long"
-ENGINE = "atomic"  # could replace code that no task ever leaves
+ENGINE = "per-task"  # needs each task to be out of it only once, and can say who is not
 
 # On the stack of every sleeping kernel thread, whatever the system does.
 _EVERYWHERE = {

@@ -43,8 +43,6 @@ def but(**changes: object) -> EngineFacts:
         (but(livepatch=False), "per-task", "not livepatch, since the kernel has no live patching"),
         (but(livepatch=False, ftrace=False), "atomic", "not per-task, since the kernel has no ftr"),
         (but(untraceable=(CMDLINE,)), "atomic", "ftrace cannot redirect cmdline_proc_show"),
-        (but(always_on_stack=("kthread",)), "atomic", "kthread is on some stack at all times"),
-        (but(always_on_stack=("kthread",), core_at_hand=False), "livepatch", "the kernel has it"),
         (but(livepatch=False, core_at_hand=False), "", "there is no core module"),
         (but(ftrace_enabled=False), "", "switched off"),
         (but(livepatch=False, takes_engine=False), "", "build it again"),
