@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..base.errors import KernelRefusedError, StateError, WrongKernelError
+from ..base.errors import KernelRefusedError, PatchInputError, StateError, WrongKernelError
 from ..base.fs import read_bytes
 from . import modinfo
 from .base import Engine, EngineFacts, switched
@@ -118,6 +118,11 @@ def load(machine: Machine, module: ModuleSource | None, *, abi: int | None = Non
         )
     content = read_bytes(module) if isinstance(module, Path) else module
     info = modinfo.parse(content, name="the core module")
+    if info.name != MODULE:
+        raise PatchInputError(
+            f"what should be the core module is the module {info.name}",
+            hint=BUILD_HINT,
+        )
     if info.release and info.release != release(machine):
         raise WrongKernelError(
             f"the core module was built for {info.release}, and the running kernel is "
