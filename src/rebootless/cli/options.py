@@ -18,7 +18,22 @@ F = TypeVar("F", bound=Callable[..., object])
 FILE = click.Path(path_type=Path, dir_okay=False)
 DIRECTORY = click.Path(path_type=Path, file_okay=False)
 ANY_PATH = click.Path(path_type=Path)
-SECONDS = click.FloatRange(min=0)
+
+
+class Seconds(click.FloatRange):
+    """A length of time, not negative. 'inf' waits for ever; 'nan' would compare with nothing."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """As the base class does. Raises BadParameter."""
+        seconds: float = super().convert(value, param, ctx)
+        if seconds != seconds:
+            self.fail(f"'{value}' is no number of seconds", param, ctx)
+        return seconds
+
+
+SECONDS = Seconds(min=0)
 ENGINES = ("auto", "livepatch", "atomic", "per-task")
 
 

@@ -174,7 +174,16 @@ def test_a_reader_that_goes_away_is_no_error(body: str) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["nonsense"], ["--nonsense"], ["apply"], ["apply", "x.rlp", "--wait", "-1"], ["diff", "a"]],
+    [
+        ["nonsense"],
+        ["--nonsense"],
+        ["apply"],
+        ["apply", "x.rlp", "--wait", "-1"],
+        ["apply", "x.rlp", "--wait", "nan"],
+        ["apply", "x.rlp", "--signal", "soon"],
+        ["apply", "x.rlp", "--engine", "magic"],
+        ["diff", "a"],
+    ],
 )
 def test_usage_errors_exit_64(arguments: list[str]) -> None:
     result = rebootless_run(*arguments)
