@@ -129,7 +129,7 @@ class Status:
 
     release: str
     build_id: str
-    supported: bool  # the kernel has live patching
+    supported: bool  # the kernel has livepatch of its own
     livepatches: tuple[LivePatch, ...]
     blockers: tuple[Blocker, ...]
     taint: taint.Taint

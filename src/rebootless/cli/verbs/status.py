@@ -24,7 +24,7 @@ def render(page: Page, facts: Facts) -> None:
         [
             ("kernel", facts["release"]),
             ("build id", facts["build_id"]),
-            ("live patching", "yes" if facts["supported"] else "this kernel has none"),
+            ("its own livepatch", "yes" if facts["supported"] else "this kernel has none"),
             ("taint", facts["taint"]["letters"]),
         ]
     )
