@@ -63,6 +63,10 @@ class Engine(ABC):
         Raises nothing: what cannot be driven ends by itself.
         """
 
+    def wakes_unasked(self, machine: Machine, name: str) -> bool:
+        """Whether the kernel wakes the tasks that hold patch `name` up, whatever the policy is."""
+        return False
+
     @abstractmethod
     def signal(self, machine: Machine, name: str) -> bool:
         """Wakes the tasks that hold a transition up; whether this kernel has a switch for it."""

@@ -38,9 +38,16 @@ class Livepatch(Engine):
         """The core tries it again and again, in quick succession, until it ends."""
         switched(machine, DRIVE)
 
+    def wakes_unasked(self, machine: Machine, name: str) -> bool:
+        """Since 5.1, unless the core drives it."""
+        return not any(machine.exists(path) for path in self._switches(name))
+
     def signal(self, machine: Machine, name: str) -> bool:
         """By the core; kernels before 5.1 have a switch of their own."""
-        return switched(machine, SIGNAL) or switched(machine, f"{self.path(name)}/signal")
+        return any(switched(machine, path) for path in self._switches(name))
+
+    def _switches(self, name: str) -> tuple[str, str]:
+        return SIGNAL, f"{self.path(name)}/signal"
 
 
 def without_ftrace(facts: EngineFacts) -> str:

@@ -219,7 +219,8 @@ def _back(
             try:
                 machine.write(f"{patch.path}/enabled", "0")
             except ResourceError as exc:
-                said, hint = by_core(reasons_in_log(machine.kernel_log(), patch.name))
+                log = machine.kernel_log() if engine.needs_core else ""
+                said, hint = by_core(reasons_in_log(log, patch.name))
                 raise KernelRefusedError(
                     f"the kernel does not undo {patch.name}: {said or exc.message}",
                     hint=hint or "`rebootless status` shows what else is in force",

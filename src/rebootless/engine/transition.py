@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from ..base.errors import StalledError
-from ..base.events import Monitor, NullMonitor, StageReport, stage
+from ..base.events import Monitor, NullMonitor, StageReport, Warned, stage
 from .base import Engine
 from .machine import Machine, read_text
 from .status import CORE_ROOT, Blocker, LivePatch, blockers, livepatches
@@ -31,6 +31,10 @@ LOOK_AGAIN = 2.0
 LOOK_AT_CORE = 0.25  # its own list costs one read
 SIGNAL_AFTER = 5.0
 SHOWN = 5
+WAKES_UNASKED = (
+    "this kernel wakes tasks by itself after 15 seconds; with the core module it would not "
+    "(`rebootless engine load`)"
+)
 STAMP = re.compile(
     r"\[\s*(\d+\.\d+)\].*(?:livepatch|rebootless): '([^']+)': (starting )?(un)?patching (\w+)"
 )
@@ -142,12 +146,14 @@ def follow(
     Raises StalledError when it did not get there in the time that `policy` gives, or the engine
     gave up before: the message names the tasks that held it and says what was done about it.
     """
-    policy = policy or Policy()
+    policy, monitor = policy or Policy(), monitor or NullMonitor()
     verb = "Applying" if applying else "Undoing"
-    with stage(monitor or NullMonitor(), "transition", f"{verb} {name}") as report:
+    with stage(monitor, "transition", f"{verb} {name}") as report:
         started = machine.now()
         watch = _Watch(machine, engine, name, policy, report)
         engine.begun(machine, name)
+        if policy.signal_after is None and watch.moving and engine.wakes_unasked(machine, name):
+            monitor.emit(Warned(WAKES_UNASKED))
         done = watch.until_end(policy.wait)
         seconds = machine.now() - started
         if not done:
