@@ -17,7 +17,8 @@ from rebootless.base.errors import (
     StateError,
     WrongKernelError,
 )
-from rebootless.engine import boot, choose, core, patching, probe, status
+from rebootless.base.events import Event, Warned
+from rebootless.engine import boot, choose, core, patching, probe, status, transition
 from rebootless.engine.base import EngineFacts
 from rebootless.engine.checks import Wanted
 from rebootless.engine.livepatch import DRIVE, SIGNAL
@@ -29,6 +30,17 @@ CMDLINE = PatchedFunction("vmlinux", "cmdline_proc_show")
 DEBIAN = EngineFacts(livepatch=True, ftrace=True, ftrace_enabled=True, core_at_hand=True)
 CORE = module_blob("rebootless_core", livepatch=False)
 PATCH = module_blob("fix", engines=True)
+
+
+class Heard:
+    """A monitor that keeps the warnings."""
+
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+
+    def emit(self, event: Event) -> None:
+        if isinstance(event, Warned):
+            self.warnings.append(event.text)
 
 
 def but(**changes: object) -> EngineFacts:
@@ -115,6 +127,13 @@ def test_an_engine_that_needs_the_core_is_refused_without_one():
     assert machine.loaded == []
 
 
+def test_another_module_is_not_taken_for_the_core():
+    machine = FakeMachine.plain()
+    with pytest.raises(PatchInputError, match="should be the core module is the module fix"):
+        patching.apply(machine, PATCH, engine="atomic", core_module=PATCH)
+    assert machine.loaded == []
+
+
 def test_another_core_that_is_loaded_is_told():
     machine = FakeMachine.plain()
     core.load(machine, CORE)
@@ -155,8 +174,22 @@ def test_never_signal_means_never():
     machine = FakeMachine.plain()
     machine.moves_after = 30
     policy = Policy(signal_after=None)
-    patching.apply(machine, PATCH, engine="per-task", core_module=CORE, policy=policy)
+    heard = Heard()
+    patching.apply(
+        machine, PATCH, engine="per-task", core_module=CORE, policy=policy, monitor=heard
+    )
     assert machine.written == []
+    assert not heard.warnings
+
+
+@pytest.mark.parametrize("driven", [False, True])
+def test_never_signal_is_no_policy_of_mainline_without_the_core(driven):
+    machine = FakeMachine.plain()
+    if driven:
+        machine.files |= {DRIVE: b"0\n", SIGNAL: b"0\n"}
+    heard = Heard()
+    patching.apply(machine, PATCH, policy=Policy(signal_after=None), monitor=heard)
+    assert heard.warnings == ([] if driven else [transition.WAKES_UNASKED])
 
 
 def test_an_engine_that_gives_up_is_a_stall_and_its_module_goes():
@@ -292,14 +325,18 @@ def test_what_the_core_says_is_told_with_what_mends_it(line, says, hint):
     assert "old_function" not in caught.value.message  # of another module's load
 
 
-def test_an_undo_that_the_core_refuses_is_told():
+@pytest.mark.parametrize(
+    ("engine", "says"),
+    [("atomic", "'fix': 'f' is patched by 'b'"), ("livepatch", "cannot write /sys/kernel/livep")],
+)
+def test_an_undo_that_is_refused_is_told(engine, says):
     machine = FakeMachine.plain()
-    patching.apply(machine, PATCH, engine="atomic", core_module=CORE)
+    patching.apply(machine, PATCH, engine=engine, core_module=CORE)
 
     def refuse(path, text):
         raise ResourceError(f"cannot write {path}")
 
     machine.write = refuse
     machine.log = ["[ 9.0] rebootless: 'fix': 'f' is patched by 'b' as well, which came later"]
-    with pytest.raises(KernelRefusedError, match="does not undo fix: 'fix': 'f' is patched by 'b'"):
+    with pytest.raises(KernelRefusedError, match=f"does not undo fix: {says}"):
         patching.undo(machine, "fix")
