@@ -46,7 +46,7 @@ def fentries(region: Region, places: U64, names: Names, live: Live) -> Ruling:
         listed = live.hooked is None or name in live.hooked
         if by_ftrace[number] and listed:
             fine[number] = True
-        elif calls[number] and live.hooked is not None and listed and _in_module(to[number], live):
+        elif calls[number] and live.hooked is not None and listed and _module_at(to[number], live):
             fine[number] = True  # a direct call, which ftrace lets modules make
         else:
             reason = "a call that ftrace does not list" if calls[number] else "no call of ftrace"
@@ -116,7 +116,7 @@ def _probe_size(region: Region, at: int, live: Live) -> int:
 def redirections(
     region: Region, live: Live, object_name: str
 ) -> tuple[Ruling, tuple[tuple[Redirected, int], ...]]:
-    """The functions that live patches redirect: at their entry a call of ftrace, or a jump.
+    """The functions that live patches redirect: a call of ftrace, or a jump to the patch's module.
 
     Gives the ruling, and each function that is redirected with what its entry leads to. A
     function without redirection is wrong.
@@ -126,7 +126,7 @@ def redirections(
     mine = [r for r in mine if region.address <= r.address < region.address + len(region.found)]
     for redirected in mine:
         for address, target in _entry_branches(region, redirected.address):
-            if target in live.ftrace or _in_module(target, live):
+            if target in live.ftrace or _module_at(target, live) in redirected.patches:
                 found.append((redirected, target))
                 starts.append(address - region.address)
                 break
@@ -158,9 +158,11 @@ def _leads_to(code: bytes, address: int) -> int:
     return address + 5 + int.from_bytes(code[1:5], "little", signed=True)
 
 
-def _in_module(address: int, live: Live) -> bool:
+def _module_at(address: int, live: Live) -> str:
+    """The module that an address is in, or ""."""
     index = bisect.bisect_right(live.modules, (int(address), 1 << 64, "")) - 1
-    return index >= 0 and int(address) < live.modules[index][1]
+    _, end, name = live.modules[index] if index >= 0 else (0, 0, "")
+    return name if int(address) < end else ""
 
 
 def filled(region: Region, names: Names) -> Ruling:

@@ -125,7 +125,8 @@ def test_kprobes_account_for_their_bytes_where_they_are_listed(optimized: bool) 
 
 def redirected(**facts: object) -> Live:
     patched = Redirected(PatchedFunction("vmlinux", "start", 1), BASE, ("fix",))
-    return Live(redirected=(patched,), modules=((SLOT, SLOT + 4096, "fix"),), **facts)
+    modules = ((SLOT, SLOT + 4096, "fix"), (SLOT + 4096, SLOT + 8192, "other"))
+    return Live(redirected=(patched,), modules=modules, **facts)
 
 
 def test_a_live_patch_redirects_by_ftrace() -> None:
@@ -147,5 +148,6 @@ def test_a_live_patch_redirects_by_a_jump(before: bytes) -> None:
     assert verdict.differences == ()
     assert [r.leads_to for r in verdict.redirected] == [SLOT + 16]
     assert len(judged(shipped, jump).differences) == 1  # nobody claims it
-    elsewhere = before + branch(0xE9, at, FUNCTION) + CODE[5:]
-    assert judged(shipped, elsewhere, live=redirected()).differences != ()
+    for elsewhere in (FUNCTION, SLOT + 4096):  # the kernel, another module
+        jump = before + branch(0xE9, at, elsewhere) + CODE[5:]
+        assert judged(shipped, jump, live=redirected()).differences != ()
