@@ -51,7 +51,10 @@ class LocalMachine:
         return sorted({path for pattern in patterns for path in glob.glob(pattern)})  # noqa: PTH207
 
     def exists(self, path: str) -> bool:
-        return Path(path).exists()
+        try:
+            return Path(path).exists()
+        except PermissionError:  # in a folder of root's, such as tracefs
+            return False
 
     def write(self, path: str, text: str) -> None:
         try:
