@@ -24,6 +24,7 @@ from ..base.errors import StalledError
 from ..base.events import Monitor, NullMonitor, StageReport, Warned, stage
 from .base import Engine
 from .machine import Machine, read_text
+from .refusal import by_core, reasons_in_log
 from .status import CORE_ROOT, Blocker, LivePatch, blockers, livepatches
 
 LOOK_AFTER = 1.5  # seconds before the tasks are looked at: the first retry ends most transitions
@@ -198,10 +199,14 @@ def _kernel_ms(
 def _gave_up(watch: _Watch, applying: bool) -> StalledError:
     """The core's engine stopped trying, and has taken back what it did."""
     what, now = ("applied", "not applied") if applying else ("undone", "still applied")
+    who, hint = f"held by {describe(watch.held)}", ""
+    if not watch.held:  # it was no task: the code at an entry may be somebody else's
+        said, hint = by_core(reasons_in_log(watch.machine.kernel_log(), watch.name))
+        who = said or who
     return StalledError(
-        f"{watch.name} could not be {what}: held by {describe(watch.held)}. The engine "
-        f"{watch.engine.name} gave up: {watch.name} is {now}, as before",
-        hint="end or restart the tasks named, or try another engine (--engine)",
+        f"{watch.name} could not be {what}: {who}. The engine {watch.engine.name} gave up: "
+        f"{watch.name} is {now}, as before",
+        hint=hint or "end or restart the tasks named, or try another engine (--engine)",
     )
 
 

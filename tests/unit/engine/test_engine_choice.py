@@ -192,18 +192,30 @@ def test_never_signal_is_no_policy_of_mainline_without_the_core(driven):
     assert heard.warnings == ([] if driven else [transition.WAKES_UNASKED])
 
 
-def test_an_engine_that_gives_up_is_a_stall_and_its_module_goes():
+@pytest.mark.parametrize(
+    ("held", "says"),
+    [
+        (b"77\t78\tpipe_read\tstuck task\n", "held by 1 task: 77"),
+        (b"", r"f has been changed at its entry by somebody else .a kprobe"),
+    ],
+)
+def test_an_engine_that_gives_up_is_a_stall_and_its_module_goes(held, says):
     machine = FakeMachine.plain()
+    machine.log = [
+        "[ 9.0] rebootless: f has been changed at its entry by somebody else (a kprobe?)"
+    ]
     machine.moves_after = None
     sleep = machine.sleep
 
     def once(seconds):
         sleep(seconds)
-        if machine.clock > 1 and machine.exists(f"{CORE_ROOT}/fix"):
-            machine.gives_up("fix")
+        if machine.exists(f"{CORE_ROOT}/fix"):
+            machine.files[f"{CORE_ROOT}/fix/held"] = held
+            if machine.clock > 1:
+                machine.gives_up("fix")
 
     machine.sleep = once
-    with pytest.raises(StalledError, match=r"held by 1 task: 77.*atomic gave up.*not applied"):
+    with pytest.raises(StalledError, match=rf"{says}.*atomic gave up.*not applied"):
         patching.apply(machine, PATCH, engine="atomic", core_module=CORE)
     assert not machine.exists("/sys/module/fix")
 
