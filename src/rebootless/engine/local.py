@@ -64,6 +64,8 @@ class LocalMachine:
             finally:
                 os.close(descriptor)
         except OSError as exc:
+            if exc.errno in GONE:  # a patch may go at any moment
+                raise ResourceError(f"cannot write {path}: it is not there") from exc
             raise os_failure("write", Path(path), exc) from exc
 
     def matching_lines(self, path: str, words: Sequence[str]) -> list[str]:

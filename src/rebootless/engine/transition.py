@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from ..base.errors import StalledError
+from ..base.errors import ResourceError, StalledError
 from ..base.events import Monitor, NullMonitor, StageReport, Warned, stage
 from .base import Engine
 from .machine import Machine, read_text
@@ -231,6 +231,8 @@ def _stalled(watch: _Watch, applying: bool, seconds: float) -> Transition:
             raise StalledError(f"{told}: {who}, and forcing it did not end it", hint=hint)
         case OnTimeout.REVERSE:
             done = _reverse(watch, applying)
+            if done and not applying and not machine.exists(watch.engine.path(name)):
+                return Transition("complete", seconds, held, signalled=watch.signalled)  # after all
             now = "not applied, as before" if applying else "still applied, as before"
             after = f"It was reversed: {name} is {now}" if done else "Reversing it goes on"
             raise StalledError(f"{told}: {who}. {after}", hint=hint)
@@ -239,7 +241,12 @@ def _stalled(watch: _Watch, applying: bool, seconds: float) -> Transition:
 def _reverse(watch: _Watch, applying: bool) -> bool:
     """Sends a transition back to where it came from; whether it got there."""
     watch.report.detail("reversing")
-    watch.write("enabled", "0" if applying else "1")
+    try:
+        watch.write("enabled", "0" if applying else "1")
+    except ResourceError:
+        if watch.moving:
+            raise
+        return True  # it ended by itself just now
     watch.engine.begun(watch.machine, watch.name)
     return watch.until_end(watch.policy.reverse_wait)
 

@@ -128,6 +128,7 @@ def test_this_machine_is_a_machine():
     assert machine.exists("/proc/version")
     assert machine.read_at("/proc/no", [(0, 4)]) == [None]
     assert isinstance(machine.kernel_log(), str)
-    with pytest.raises(ResourceError):
-        machine.write("/proc/version", "x")
+    for path in ("/proc/version", "/proc/self/nothing"):
+        with pytest.raises(ResourceError):
+            machine.write(path, "x")
     assert machine.matching_lines("/proc/meminfo", ["MemTotal:"])[0].startswith("MemTotal:")

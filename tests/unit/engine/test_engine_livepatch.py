@@ -13,6 +13,7 @@ from rebootless.base.errors import (
     ElfError,
     KernelRefusedError,
     PatchInputError,
+    ResourceError,
     StalledError,
     StateError,
     WrongKernelError,
@@ -153,6 +154,22 @@ def test_a_stalled_undo_leaves_the_patch_applied():
     with pytest.raises(StalledError, match="still applied, as before"):
         patching.undo(machine, "fix", policy=Policy(wait=3))
     assert status.livepatches(machine)[0].state == "applied"
+
+
+def test_an_undo_that_ends_just_before_it_is_reversed_is_done():
+    machine = FakeMachine.plain()
+    patching.apply(machine, module_blob("fix"))
+    machine.moves_after, write = None, machine.write
+
+    def late(path, text):
+        if text == "1":
+            machine._drop(f"{ROOT}/fix")
+            raise ResourceError(f"cannot write {path}")
+        write(path, text)
+
+    machine.write = late
+    undone = patching.undo(machine, "fix", policy=Policy(wait=3))
+    assert (undone.transition.outcome, undone.remains) == ("complete", ())
 
 
 def interrupted(machine):
