@@ -223,7 +223,7 @@ def _back(
                 said, hint = by_core(reasons_in_log(log, patch.name))
                 raise KernelRefusedError(
                     f"the kernel does not undo {patch.name}: {said or exc.message}",
-                    hint=hint or "`rebootless status` shows what else is in force",
+                    hint=hint or exc.hint or "`rebootless status` shows what else is in force",
                 ) from exc
         return transition.follow(
             machine, patch.name, engine=engine, applying=False, policy=policy, monitor=monitor

@@ -183,4 +183,5 @@ def removal_refused(name: str, number: int) -> KernelRefusedError:
     }
     reason = reasons.get(number, os.strerror(number))
     code = errno.errorcode.get(number, str(number))
-    return KernelRefusedError(f"cannot remove module {name}: {reason} [{code}]")
+    hint = "run as root" if number == errno.EPERM else None
+    return KernelRefusedError(f"cannot remove module {name}: {reason} [{code}]", hint=hint)
