@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -27,7 +27,6 @@ from .tables import Tables
 LOOKS = 3  # at code that differs: it may be changing right now
 EXPORT = "__ksymtab_"  # what the symbol of an export's entry begins with
 PAUSE = 0.3  # seconds between looks
-FindModule = Callable[[str], ModuleImage | None]
 
 
 @dataclass(frozen=True)

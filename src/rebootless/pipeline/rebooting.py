@@ -42,7 +42,6 @@ def plan_kexec(
             stops=stops.look(machine),
             has_systemd=machine.exists(SYSTEMD),
             available=_available(read_text(machine, "/proc/meminfo") or ""),
-            loaded_before=facts.kexec_loaded == "1",
             applied=tuple(p.name for p in patches if p.enabled),
             installed=tuple(i.name for i in boot_store.installed(release=chosen.release)),
         ),

@@ -89,7 +89,6 @@ def situation(**changes: object) -> Situation:
         ),
         has_systemd=True,
         available=1 << 30,
-        loaded_before=False,
         applied=(),
         installed=(),
     )

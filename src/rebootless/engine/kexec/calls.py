@@ -30,7 +30,6 @@ SYS_REBOOT, SYS_KEXEC_FILE_LOAD = 169, 320
 KEXEC_FILE_UNLOAD, KEXEC_FILE_NO_INITRAMFS = 1, 4  # linux/kexec.h
 REBOOT_MAGIC1, REBOOT_MAGIC2, REBOOT_CMD_KEXEC = 0xFEE1DEAD, 0x28121969, 0x45584543
 FIFREEZE, FITHAW = 0xC0045877, 0xC0045878  # linux/fs.h
-LOADED = Path("/sys/kernel/kexec_loaded")
 KERNEL_LOG = "/dev/kmsg"
 SYSTEMCTL_SECONDS = 90.0
 STEP = 0.02  # seconds between two looks at what still runs

@@ -50,7 +50,6 @@ class Situation:
     stops: Stops
     has_systemd: bool
     available: int | None  # memory; None: not known
-    loaded_before: bool
     applied: tuple[str, ...]  # live patches of the running kernel
     installed: tuple[str, ...]  # live patches that the new kernel applies when it boots
 
@@ -69,7 +68,6 @@ class Plan:
     installed_patches: tuple[str, ...]
     checks: tuple[Check, ...]
     failure: type[RebootlessError] | None
-    loaded_before: bool
 
     @property
     def possible(self) -> bool:
@@ -119,7 +117,6 @@ def make(situation: Situation, *, force: bool = False, grace: float = 10.0) -> P
         installed_patches=situation.installed,
         checks=tuple(check for check, _ in checks),
         failure=failures[0] if failures else None,
-        loaded_before=situation.loaded_before,
     )
 
 
