@@ -217,20 +217,15 @@ class CodeUnit:
 def constant_before(body: Body, at: int, register: Register_) -> int | None:
     """The constant that was last loaded into `register` before step `at`, as far as can be told.
 
-    As 32 bits, unsigned. Looks at the code in its order, a few instructions back.
+    As 32 bits, unsigned.
     """
-    wanted = RegisterExt.full_register(register)
-    for n in range(at - 1, max(at - LOOK_BACK, -1), -1):
-        raw = body.steps[n].raw
-        if raw.op_count == 0 or raw.op0_kind != OpKind.REGISTER:
-            continue
-        if RegisterExt.full_register(raw.op0_register) != wanted or raw.mnemonic in _ONLY_READ:
-            continue
-        if raw.mnemonic == Mnemonic.MOV and raw.op_count == 2 and raw.op1_kind in IMMEDIATES:
-            return int(raw.immediate(1)) & 0xFFFFFFFF
-        if raw.mnemonic == Mnemonic.XOR and raw.op0_register == raw.op1_register:
-            return 0
+    raw = _last_write(body, at, register)
+    if raw is None:
         return None
+    if raw.mnemonic == Mnemonic.MOV and raw.op_count == 2 and raw.op1_kind in IMMEDIATES:
+        return int(raw.immediate(1)) & 0xFFFFFFFF
+    if raw.mnemonic == Mnemonic.XOR and raw.op0_register == raw.op1_register:
+        return 0
     return None
 
 
@@ -239,20 +234,31 @@ def added_before(body: Body, at: int, register: Register_) -> int | None:
 
     As 32 bits, unsigned; a loop around `cmpxchg` computes the new value from the old one so.
     """
+    raw = _last_write(body, at, register)
+    if raw is None:
+        return None
+    if raw.mnemonic == Mnemonic.LEA and raw.memory_index == Register.NONE:
+        return int(raw.memory_displacement) & 0xFFFFFFFF
+    if raw.mnemonic == Mnemonic.ADD and raw.op1_kind in SIGNED:
+        return int(raw.immediate(1)) & 0xFFFFFFFF
+    if raw.mnemonic in (Mnemonic.INC, Mnemonic.DEC):
+        return 1 if raw.mnemonic == Mnemonic.INC else 0xFFFFFFFF
+    return None
+
+
+def _last_write(body: Body, at: int, register: Register_) -> Instruction | None:
+    """The instruction that wrote `register` last before step `at`, of the few before it.
+
+    In the order of the code, whatever jumps there are.
+    """
     wanted = RegisterExt.full_register(register)
     for n in range(at - 1, max(at - LOOK_BACK, -1), -1):
         raw = body.steps[n].raw
         if raw.op_count == 0 or raw.op0_kind != OpKind.REGISTER:
             continue
-        if RegisterExt.full_register(raw.op0_register) != wanted or raw.mnemonic in _ONLY_READ:
-            continue
-        if raw.mnemonic == Mnemonic.LEA and raw.memory_index == Register.NONE:
-            return int(raw.memory_displacement) & 0xFFFFFFFF
-        if raw.mnemonic == Mnemonic.ADD and raw.op1_kind in SIGNED:
-            return int(raw.immediate(1)) & 0xFFFFFFFF
-        if raw.mnemonic in (Mnemonic.INC, Mnemonic.DEC):
-            return 1 if raw.mnemonic == Mnemonic.INC else 0xFFFFFFFF
-        return None
+        same = RegisterExt.full_register(raw.op0_register) == wanted
+        if same and raw.mnemonic not in _ONLY_READ:
+            return raw
     return None
 
 
