@@ -13,6 +13,7 @@ Whenever this program ends in between, the kernel goes on by itself, `status` sh
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -106,7 +107,7 @@ def apply(
     patch = next((p for p in after if p.name == info.name), None)
     if patch is None or not patch.enabled:
         raise StateError(f"{info.name} was undone by someone else while it was being applied")
-    replaced = tuple(sorted({p.name for p in before} - {p.name for p in after}))
+    replaced = tuple(sorted(_in_force(before) - _in_force(after)))
     for name in replaced:
         remove_when_free(machine, name)
     waiting = tuple(obj.name for obj in patch.objects if obj.patched is False)
@@ -236,8 +237,14 @@ def _back(
         raise
 
 
+def _in_force(patches: Iterable[LivePatch]) -> set[str]:
+    """The names of those that are on; one that is off is shown until the kernel has freed it."""
+    return {patch.name for patch in patches if patch.enabled}
+
+
 def _remove_if_off(machine: Machine, name: str, engine: Engine) -> None:
-    if not machine.exists(engine.path(name)):
+    path = engine.path(name)
+    if not transition.in_transition(machine, path) and not transition.is_on(machine, path):
         remove_when_free(machine, name)
 
 

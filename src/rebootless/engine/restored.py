@@ -47,7 +47,7 @@ def still_redirected(
     suspects = [f for f, code in before.codes.items() if f in after and remains(code, after[f])]
     if not suspects:
         return ()
-    held = {f.key for patch in others for f in patch.functions}
+    held = {f.key for patch in others if patch.enabled for f in patch.functions}
     traced = text.traced(machine) or frozenset()
     return tuple(f for f in suspects if f.key not in held and f.name not in traced)
 

@@ -159,7 +159,7 @@ def follow(
         seconds = machine.now() - started
         if not done:
             return _stalled(watch, applying, seconds)
-        if engine.needs_core and _is_on(machine, engine, name) != applying:
+        if engine.needs_core and is_on(machine, engine.path(name)) != applying:
             raise _gave_up(watch, applying)
         stats = _stats(machine, engine.path(name)) or watch.stats
         ms = _kernel_ms(machine, name, stats, applying=applying)
@@ -172,8 +172,9 @@ def in_transition(machine: Machine, path: str) -> bool:
     return read_text(machine, f"{path}/transition") == "1"
 
 
-def _is_on(machine: Machine, engine: Engine, name: str) -> bool:
-    return read_text(machine, f"{engine.path(name)}/enabled") == "1"
+def is_on(machine: Machine, path: str) -> bool:
+    """Whether the patch whose folder in sysfs is `path` is in force, or about to be."""
+    return read_text(machine, f"{path}/enabled") == "1"
 
 
 def _held(machine: Machine, name: str) -> tuple[Blocker, ...]:

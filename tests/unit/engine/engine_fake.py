@@ -39,6 +39,8 @@ class FakeMachine:
     loaded: list[str] = field(default_factory=list)
     written: list[tuple[str, str]] = field(default_factory=list)
     ends: tuple[float, str] | None = None  # (clock, folder) of the transition that goes on
+    lingers: float = 0.3  # seconds until the folder of a patch that is off goes
+    going: tuple[float, str] | None = None  # (clock, folder) of such a one
 
     @classmethod
     def plain(cls) -> FakeMachine:
@@ -163,13 +165,16 @@ class FakeMachine:
         self.ends = None if delay is None else (self.clock + delay, base)
 
     def _tick(self) -> None:
+        if self.going is not None and self.clock >= self.going[0]:
+            self._drop(self.going[1])
+            self.going = None
         if self.ends is None or self.clock < self.ends[0]:
             return
         base = self.ends[1]
         self.ends = None
         self.files[f"{base}/transition"] = b"0\n"
         if self.files[f"{base}/enabled"].strip() == b"0":
-            self._drop(base)
+            self.going = self.clock + self.lingers, base
 
     def _drop(self, root: str) -> None:
         self.directories = {d for d in self.directories if not (d + "/").startswith(root + "/")}

@@ -209,7 +209,7 @@ def test_an_engine_that_gives_up_is_a_stall_and_its_module_goes(held, says):
 
     def once(seconds):
         sleep(seconds)
-        if machine.exists(f"{CORE_ROOT}/fix"):
+        if machine.files.get(f"{CORE_ROOT}/fix/enabled") == b"1\n":
             machine.files[f"{CORE_ROOT}/fix/held"] = held
             if machine.clock > 1:
                 machine.gives_up("fix")
