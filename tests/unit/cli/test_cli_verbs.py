@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
+import inspect
 import json
 import os
 import shutil
@@ -13,10 +15,14 @@ from pathlib import Path
 import pytest
 
 import rebootless
+from rebootless import pipeline
 from rebootless.bundle.archive import create, read, with_test_log, write
 from rebootless.bundle.manifest import Manifest, PatchedFunction, PatchedObject, TargetKernel
+from rebootless.cli import options
 from rebootless.cli.output import PlainPage
 from rebootless.cli.verbs import build as build_verb
+from rebootless.engine import choose
+from rebootless.engine.base import AUTO
 from rebootless.lab.report import verdict_of
 
 SOURCE = """
@@ -242,3 +248,17 @@ def test_doctor_answers_for_a_purpose() -> None:
     for purpose in ("apply", "build", "test", "kexec"):
         expected = 0 if facts["can"][purpose]["ok"] else 1
         assert run("doctor", "--for", purpose).returncode == expected
+
+
+@pytest.mark.parametrize("verb", ["apply", "undo"])
+def test_the_command_and_the_api_have_the_same_defaults(verb: str) -> None:
+    command = importlib.import_module(f"rebootless.cli.verbs.{verb}").command
+    given = command.make_context(verb, ["NAME"]).params
+    wanted = inspect.signature(getattr(pipeline, verb)).parameters
+    shared = given.keys() & wanted.keys() - {"bundle", "name"}
+    assert {"wait", "signal_after", "on_timeout"} <= shared
+    assert {n: given[n] for n in shared} == {n: wanted[n].default for n in shared}
+
+
+def test_every_engine_can_be_asked_for() -> None:
+    assert set(options.ENGINES) == {AUTO, *choose.NAMES}
