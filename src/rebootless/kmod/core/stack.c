@@ -87,31 +87,42 @@ static int add_cold(struct codes *codes, struct rb_site *site)
 }
 
 /*
+ * All code of a patch's module, and one byte before it: a task on its way to the module's
+ * very first function may be interrupted in the kernel's return thunk, with which the way
+ * ends. What is on the stack then looks like a return address, of a call before it.
+ */
+static int add_module_text(struct codes *codes, const struct module *module)
+{
+	unsigned long start, end;
+
+	rb_module_text(module, &start, &end);
+	return add(codes, start - 1, end);
+}
+
+/*
  * A function of a patch stands for all code of its module: the function may have
  * jumped to a helper of it and be on no stack itself.
  */
 static int add_module(struct codes *codes, struct rb_site *site, const void *function)
 {
-	unsigned long start, end;
 	struct rb_func *func;
 
 	list_for_each_entry(func, &site->funcs, stack) {
-		if (func->klp->new_func != function)
-			continue;
-		rb_module_text(func->object->patch->klp->mod, &start, &end);
-		return add(codes, start, end);
+		if (func->klp->new_func == function)
+			return add_module_text(codes, func->object->patch->klp->mod);
 	}
 	return -ENOENT;		/* no function of a patch of ours: cannot be */
 }
 
 /*
  * A task that was preempted on its way from a function's entry to where it leads has
- * decided already, and the stack does not tell how.
+ * decided already, and the stack does not tell how. So has one that was interrupted
+ * there by the per-task engine, on a kernel without preemption as well.
  */
 static int add_way(struct codes *codes, struct rb_site *site)
 {
 #ifdef CONFIG_DYNAMIC_FTRACE
-	if (IS_ENABLED(CONFIG_PREEMPTION) && site->redirect == &rb_redirect_ftrace)
+	if (site->redirect == &rb_redirect_ftrace)
 		return add(codes, site->ops.trampoline,
 			   site->ops.trampoline + site->ops.trampoline_size);
 #endif
@@ -122,7 +133,7 @@ static int add_common_way(struct codes *codes)
 {
 	unsigned long start, end;
 
-	if (!IS_ENABLED(CONFIG_PREEMPTION) || !IS_ENABLED(CONFIG_DYNAMIC_FTRACE))
+	if (!IS_ENABLED(CONFIG_DYNAMIC_FTRACE))
 		return 0;
 	start = (unsigned long)rb_kernel_symbol("ftrace_caller");
 	end = (unsigned long)rb_kernel_symbol("return_to_handler");
@@ -176,7 +187,6 @@ void rb_code_forget(void)
 /* Patches that go: their modules do, too, and functions of theirs may be covered by others. */
 static int add_patches(struct codes *codes, struct rb_transition *t)
 {
-	unsigned long start, end;
 	struct rb_patch *patch;
 	int error = 0;
 
@@ -185,8 +195,7 @@ static int add_patches(struct codes *codes, struct rb_transition *t)
 			break;
 		if (patch->now == patch->then || patch->now == t->reverse)
 			continue;
-		rb_module_text(patch->module, &start, &end);
-		error = add(codes, start, end);
+		error = add_module_text(codes, patch->module);
 	}
 	return error;
 }
