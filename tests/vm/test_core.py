@@ -19,7 +19,7 @@ from rebootless.base.proc import run
 pytestmark = pytest.mark.vm
 
 HERE = Path(__file__).parent
-NAMES = ("rc_base", "rc_over", "rc_whole", "rc_stale", "rc_held", "rc_position")
+NAMES = ("rc_base", "rc_over", "rc_whole", "rc_stale", "rc_held", "rc_position", "rc_untraced")
 ROOT = "/sys/kernel/rebootless/patches"
 FAIL_AT = "/sys/module/rebootless_core/parameters/fail_at"
 TRIES = "/sys/module/rebootless_core/parameters/tries"
@@ -269,6 +269,24 @@ def test_a_patch_that_replaces_all_others(core, engine):
     assert core.said("rc_base: ") == core.said("rc_over: ") == []
     core.undo("rc_whole")
     core.guest.check("rmmod dummy")
+
+
+def test_a_jump_is_not_replaced_by_an_engine_that_cannot_take_it_off(core):
+    def readme() -> str:
+        return core.guest.check("head -n 1 /sys/kernel/tracing/README").strip()
+
+    before = readme()
+    assert core.insert("rc_untraced", "atomic") == 0
+    core.settled("rc_untraced")
+    assert readme() == "rc_untraced"
+    assert core.insert("rc_whole", "per-task") == 16  # EBUSY
+    assert core.said("tracing_readme_read is redirected by a jump, which engine per-task cannot")
+    assert core.patches() == ["rc_untraced"]
+    assert readme() == "rc_untraced"
+    assert core.insert("rc_whole", "atomic") == 0
+    core.gone("rc_untraced")
+    assert readme() == before
+    core.undo("rc_whole")
 
 
 def test_a_function_that_the_kernel_s_livepatch_holds(core):

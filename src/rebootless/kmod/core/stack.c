@@ -200,6 +200,18 @@ static int add_patches(struct codes *codes, struct rb_transition *t)
 	return error;
 }
 
+/*
+ * A patch that replaces others changes sites that it does not use itself, and a module
+ * that comes meanwhile brings such.
+ */
+static int refuse_site(struct rb_transition *t, struct rb_site *site)
+{
+	pr_err("'%s': %ps is redirected by a %s, which engine %s cannot take off\n",
+	       t->patch->module->name, (void *)site->address, site->redirect->name,
+	       t->patch->engine->name);
+	return -EBUSY;
+}
+
 int rb_code_collect(struct rb_transition *t)
 {
 	struct codes codes = { };
@@ -216,7 +228,11 @@ int rb_code_collect(struct rb_transition *t)
 	list_for_each_entry(site, &rb_sites, list) {
 		if (error)
 			break;
-		if (site->now != site->then)
+		if (site->now == site->then)
+			continue;
+		if (t->patch->engine->conditional && !site->redirect->conditional)
+			error = refuse_site(t, site);
+		else
 			error = add_site(&codes, site, t->reverse ? site->then : site->now);
 	}
 	if (error) {
