@@ -87,6 +87,9 @@ def test_a_kprobe_at_the_entry_is_left_alone(lab):
     lab.guest.check(f"echo 0 >{ROOT}/rl_cmdline/enabled; {end_of('rl_cmdline')}")
     assert lab.guest.check(f"cat {ROOT}/rl_cmdline/enabled") == "1\n", "taken back after 3 tries"
     assert "has been changed at its entry by somebody else" in lab.guest.check("dmesg")
+    force = f"{{ echo 1000 >{PARAMETERS}/tries; cd {ROOT}/rl_cmdline; echo 0 >enabled; }}"
+    assert lab.guest.run(f"{force} && echo 1 >force").status != 0
+    lab.guest.check(f"echo 1 >{ROOT}/rl_cmdline/enabled; {end_of('rl_cmdline')}")
     assert "rebootless was here" in lab.guest.check("cat /proc/cmdline; rmmod rl_probe")
     lab.guest.check(f"echo 45 >{PARAMETERS}/tries; {off('rl_cmdline')}")
     assert entry(lab) == before

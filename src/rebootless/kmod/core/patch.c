@@ -67,12 +67,14 @@ static struct rb_patch *make(const struct rebootless_patch *description)
 static void let_go(struct rb_patch *patch)
 {
 	struct module *module = patch->forced ? NULL : patch->module;
+	/* where the kernel has no shadow variables, the patch's code calls ours */
+	struct module *core = patch->forced && !IS_ENABLED(CONFIG_LIVEPATCH) ? NULL : THIS_MODULE;
 
 	rb_sysfs_remove(patch);
 	rb_objects_free(patch);
 	rb_free(patch);
 	module_put(module);
-	module_put(THIS_MODULE);
+	module_put(core);
 }
 
 /* With the mutex free in between: others need not wait for all of it. */

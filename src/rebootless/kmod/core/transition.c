@@ -344,10 +344,11 @@ int rb_patch_force(struct rb_patch *patch)
 	mutex_lock(&rb_mutex);
 	if (patch == rb_transition.patch) {
 		pr_warn("'%s': %s is forced\n", patch->module->name, direction());
-		keep_what_goes();
 		error = patch->engine->force(&rb_transition);
-		if (!error)
+		if (!error) {
+			keep_what_goes();
 			complete_transition();
+		}
 	}
 	mutex_unlock(&rb_mutex);
 	return error;
