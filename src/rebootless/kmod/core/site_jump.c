@@ -84,13 +84,18 @@ static bool reserved(unsigned long first, unsigned long last)
 	       rb_call(alternatives_text_reserved)(start, end);
 }
 
+#ifdef CONFIG_KPROBES
+static bool can_see_probes;	/* known since the site was checked */
+#endif
+
+/* Also called with everything stopped. */
 static bool probed(unsigned long first, unsigned long last)
 {
 	bool found = false;
 #ifdef CONFIG_KPROBES
 	unsigned long address;
 
-	if (!rb_resolve(get_kprobe))
+	if (!can_see_probes)
 		return false;
 	preempt_disable();
 	for (address = first; address <= last && !found; address++)
@@ -128,6 +133,9 @@ static int check(struct rb_site *site)
 	unsigned long last;
 	u8 code[JUMP];
 
+#ifdef CONFIG_KPROBES
+	can_see_probes = rb_resolve(get_kprobe);
+#endif
 	site->ip = site->address + landing_pad(site->address);
 	last = site->ip + JUMP - 1;
 	if (last >= site->address + site->size) {
@@ -163,10 +171,15 @@ static int install(struct rb_site *site)
 	return 0;
 }
 
-/* Whether what is there is what we left there, or found there first. */
+/*
+ * Whether what is there is what we left there, or found there first. A kprobe has its
+ * copy of the bytes before it writes its trap, so what is there does not tell of one that
+ * came since prepare().
+ */
 static bool ready(struct rb_site *site)
 {
-	return !memcmp((void *)site->ip, site->written, JUMP);
+	return !memcmp((void *)site->ip, site->written, JUMP) &&
+	       !probed(site->ip, site->ip + JUMP - 1);
 }
 
 static int remove(struct rb_site *site)
@@ -192,7 +205,7 @@ static int prepare(struct rb_site *site)
 	unsigned int count = ((site->ip + JUMP - 1) & PAGE_MASK) == first ? 1 : 2;
 	void *base;
 
-	if (!ready(site) || probed(site->ip, site->ip + JUMP - 1)) {
+	if (!ready(site)) {
 		pr_err_ratelimited("%ps has been changed at its entry by somebody else (a kprobe?)\n",
 				   (void *)site->address);
 		return -EBUSY;
