@@ -65,6 +65,25 @@ static unsigned long landing_pad(unsigned long address)
 	return 0;
 }
 
+/*
+ * Where a kernel that runs on one CPU, and may get more, has taken lock prefixes away.
+ * Modules that go leave the list of them with text_mutex held.
+ */
+static bool lock_prefixed(void *start, void *end)
+{
+	struct mutex *lock = rb_kernel_symbol("text_mutex");
+	bool is;
+
+	if (!rb_resolve(alternatives_text_reserved))
+		return false;
+	if (lock)	/* not found without CONFIG_KALLSYMS_ALL */
+		mutex_lock(lock);
+	is = rb_call(alternatives_text_reserved)(start, end);
+	if (lock)
+		mutex_unlock(lock);
+	return is;
+}
+
 static bool reserved(unsigned long first, unsigned long last)
 {
 	void *start = (void *)first, *end = (void *)last;
@@ -80,8 +99,7 @@ static bool reserved(unsigned long first, unsigned long last)
 	    rb_call(ftrace_text_reserved)(start, end))
 		return true;
 #endif
-	return rb_resolve(alternatives_text_reserved) &&
-	       rb_call(alternatives_text_reserved)(start, end);
+	return lock_prefixed(start, end);
 }
 
 #ifdef CONFIG_KPROBES
