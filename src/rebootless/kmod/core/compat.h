@@ -62,6 +62,24 @@ int kallsyms_on_each_match_symbol(int (*fn)(void *data, unsigned long address),
 #define RB_EACH_SYMBOL
 #endif
 
+/*
+ * "kallsyms: refactor {,module_}kallsyms_on_each_symbol": before, the search went on
+ * through all modules, and left it to the caller that none goes meanwhile.
+ */
+static inline void rb_lock_modules(void)
+{
+#if LINUX_VERSION_CODE < KERNEL_VERSION(5, 12, 0)
+	mutex_lock(&module_mutex);
+#endif
+}
+
+static inline void rb_unlock_modules(void)
+{
+#if LINUX_VERSION_CODE < KERNEL_VERSION(5, 12, 0)
+	mutex_unlock(&module_mutex);
+#endif
+}
+
 #ifdef CONFIG_DYNAMIC_FTRACE
 /* "ftrace: Have the callbacks receive a struct ftrace_regs instead of pt_regs" */
 #if LINUX_VERSION_CODE >= KERNEL_VERSION(5, 11, 0)

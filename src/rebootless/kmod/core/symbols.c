@@ -70,7 +70,9 @@ static int search_kernel(struct search *search)
 	}
 #ifdef RB_EACH_SYMBOL
 	if (has_each) {
+		rb_lock_modules();
 		rb_call(kallsyms_on_each_symbol)(compare, search);
+		rb_unlock_modules();
 		return 0;
 	}
 #endif
