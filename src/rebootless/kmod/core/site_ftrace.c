@@ -77,6 +77,8 @@ static int install(struct rb_site *site)
 	if (error) {
 		tell(site, error);
 		ftrace_set_filter_ip(&site->ops, site->ip, 1, 0);
+		/* it was in ftrace's list for a moment, which tracers go through */
+		rb_synchronize();
 	}
 	return error;
 }
