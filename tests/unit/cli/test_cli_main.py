@@ -182,6 +182,7 @@ def test_a_reader_that_goes_away_is_no_error(body: str) -> None:
         ["apply", "x.rlp", "--wait", "nan"],
         ["apply", "x.rlp", "--signal", "soon"],
         ["apply", "x.rlp", "--engine", "magic"],
+        ["engine", "build", "--root", "x"],
         ["diff", "a"],
     ],
 )

@@ -34,18 +34,22 @@ def status(ctx: click.Context, out: Output) -> None:
 @verb
 @click.argument("release", required=False)
 @click.option("--install", is_flag=True, help="Keep it for `apply`, `boot` and `engine load`.")
-@click.option("--root", type=DIRECTORY, default=Path("/"), help="Install into this root directory.")
+@click.option("--root", type=DIRECTORY, help="With --install: into this root directory.")
 @click.pass_context
-def build(ctx: click.Context, out: Output, release: str | None, install: bool, root: Path) -> None:
+def build(
+    ctx: click.Context, out: Output, release: str | None, install: bool, root: Path | None
+) -> None:
     """Compile the core module for the kernel RELEASE (default: the running one).
 
     The headers that are installed for it are used, else its prepared source. Bundles bring their
     own core module: this is for those that have none.
     """
+    if root is not None and not install:
+        raise click.UsageError("--root goes with --install")
     from ... import pipeline
 
-    chosen = _joined(ctx, out)
-    made = pipeline.engine_build(release, install=install, root=root, monitor=chosen.monitor)
+    chosen, place = _joined(ctx, out), root or Path("/")
+    made = pipeline.engine_build(release, install=install, root=place, monitor=chosen.monitor)
     chosen.show(made, render_made)
 
 
