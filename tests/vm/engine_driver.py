@@ -2,6 +2,7 @@
 
     cli(words, dies_after=N)         the child is killed after its Nth change to the kernel
     cli(words, interrupted=True)     it gets Ctrl-C while it waits for a transition
+    cli(words, user=N)               it is not root
 
 A change is a module loaded or removed, or a write to sysfs.
 """
@@ -22,7 +23,7 @@ from rebootless.engine.local import LocalMachine
 NEVER = "--signal never"
 
 
-def cli(words: str, *, dies_after: int = 0, interrupted: bool = False) -> dict:
+def cli(words: str, *, dies_after: int = 0, interrupted: bool = False, user: int = 0) -> dict:
     """The facts that a verb printed as JSON, and its exit status as `exit`."""
     out = Path("/tmp/out")
     child = os.fork()
@@ -31,6 +32,7 @@ def cli(words: str, *, dies_after: int = 0, interrupted: bool = False) -> dict:
         os.dup2(os.open("/tmp/err", os.O_CREAT | os.O_TRUNC | os.O_WRONLY), 2)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         _arm(dies_after, interrupted)
+        os.setuid(user)
         status = main([*words.split(), "--json"])
         sys.stdout.flush()
         os._exit(status)
@@ -75,9 +77,9 @@ def ok(words: str) -> dict:
     return facts
 
 
-def refused(words: str, code: str) -> str:
+def refused(words: str, code: str, *, user: int = 0) -> str:
     """A verb that has to fail with an error code: its message and hint."""
-    facts = cli(words)
+    facts = cli(words, user=user)
     assert facts["exit"] and facts["error"]["code"] == code, (words, facts)
     return f"{facts['error']['message']} | {facts['error']['hint']}"
 
