@@ -48,10 +48,9 @@ def compile_marked(kernel_c: tuple[list[str], str], tmp_path: Path) -> Callable[
     """Compiles a unit that includes the header."""
     include = tmp_path / "include"
     (include / "linux").mkdir(parents=True)
-    for name in ("build_bug", "compiler", "livepatch"):
-        (include / "linux" / f"{name}.h").write_text(
-            "#pragma once\n" + KERNEL if name == "livepatch" else "#pragma once\n"
-        )
+    contents = {"build_bug": "", "compiler": "", "kconfig": "#define IS_ENABLED(x) 1\n"}
+    for name, text in (contents | {"livepatch": KERNEL}).items():
+        (include / "linux" / f"{name}.h").write_text(f"#pragma once\n{text}")
     for header in (resources.files("rebootless") / "kmod").iterdir():
         if header.name.endswith(".h"):
             (include / header.name).write_bytes(header.read_bytes())
