@@ -3,10 +3,10 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-# Test files at a time: a guest keeps one processor busy.
+# Files of tests/vm at a time: a guest keeps one processor busy.
 JOBS ?= 2
-# In this order: the quick ones first, the ones that boot kernels last.
-TESTS := $(wildcard tests/lint tests/unit tests/golden tests/archive tests/build tests/vm)
+# The quick ones first. Not at a time: those of tests/build share a prepared tree.
+TESTS := tests/lint tests/unit tests/golden tests/archive tests/build
 
 .PHONY: help venv test-venv demo test soak unit lint bench clean
 .DEFAULT_GOAL := help
@@ -30,7 +30,10 @@ demo: venv
 	@$(BIN)/rebootless demo
 
 test: test-venv
-	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(TESTS)
+	@status=0; \
+	$(BIN)/python -m pytest $(TESTS) || status=$$?; \
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile tests/vm || status=$$?; \
+	exit $$status
 
 soak: test-venv
 	@$(BIN)/python -m pytest -m soak tests

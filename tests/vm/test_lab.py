@@ -93,8 +93,10 @@ def test_a_panic_while_booting(boot, kernel, tmp_path):
 def test_a_boot_that_hangs_is_ended(boot):
     hang = {"/lab/hang": (b"#!/bin/busybox sh\necho hanging here\nexec sleep 1000\n", 0o755)}
     with (
-        pytest.raises(ResourceError, match=r"booting the guest took longer than 8 s(.|\n)*hanging"),
-        boot(cmdline="rdinit=/lab/hang", boot_timeout=8, files=hang),
+        pytest.raises(
+            ResourceError, match=r"booting the guest took longer than 16 s(.|\n)*hanging"
+        ),
+        boot(cmdline="rdinit=/lab/hang", boot_timeout=16, files=hang),
     ):
         pass
 
