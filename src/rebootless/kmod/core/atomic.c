@@ -58,6 +58,8 @@ struct attempt {
 	bool force;
 	struct seen *seen;
 	unsigned int count, size;
+	bool all;		/* `seen` has every task that had begun to run ... */
+	long newcomers;		/* ... when this was the count of those */
 	/* within the stop */
 	unsigned int cursor;
 	unsigned int rewalked;
@@ -96,10 +98,14 @@ static int gather(struct attempt *a)
 	a->seen = rb_alloc(a->size * sizeof(*a->seen));
 	if (!a->seen)
 		return -ENOMEM;
+	a->all = rb_newcomers(&a->newcomers);
+	smp_rmb();	/* pairs with the lock under which a task gets into the list, and runs later */
 	rcu_read_lock();
 	for_each_process_thread(process, task) {
-		if (a->count == a->size)
+		if (a->count == a->size) {
+			a->all = false;
 			goto full;
+		}
 		a->seen[a->count++] = (struct seen){ get_task_struct(task), .result = -EINPROGRESS };
 	}
 full:
@@ -203,12 +209,45 @@ static int check(struct attempt *a, struct task_struct *task, struct seen *seen)
 }
 
 /*
+ * Nobody has begun to run since the tasks were gathered: the list is not needed, which
+ * costs twice the time. Those that have ended are dead, or were walked.
+ */
+static bool is_complete(const struct attempt *a)
+{
+	long newcomers;
+
+	return a->all && rb_newcomers(&newcomers) && newcomers == a->newcomers;
+}
+
+static int check_seen(struct attempt *a)
+{
+	unsigned int n;
+	int error = 0;
+
+	for (n = 0; !error && n < a->count; n++)
+		error = check(a, a->seen[n].task, &a->seen[n]);
+	return error;
+}
+
+static int check_list(struct attempt *a)
+{
+	struct task_struct *process, *task;
+	int error;
+
+	for_each_process_thread(process, task) {
+		error = check(a, task, find(a, task));
+		if (error)
+			return error;
+	}
+	return 0;
+}
+
+/*
  * All other CPUs are in the same function of the stopper as this one, so its own
  * stack stands for theirs; all other tasks are off their CPUs.
  */
 static int check_all(struct attempt *a)
 {
-	struct task_struct *process, *task;
 	unsigned int cpu;
 	int error;
 
@@ -217,13 +256,10 @@ static int check_all(struct attempt *a)
 		if (!error)
 			error = check(a, rb_idle(cpu), NULL);
 	}
+	if (!error)
+		error = is_complete(a) ? check_seen(a) : check_list(a);
 	if (error)
 		return error;
-	for_each_process_thread(process, task) {
-		error = check(a, task, find(a, task));
-		if (error)
-			return error;
-	}
 	return a->blocked ? -EAGAIN : 0;
 }
 

@@ -379,6 +379,11 @@ void rb_wake_exit(void);
 /* pertask.c */
 int rb_pertask_init(void);
 void rb_pertask_exit(void);
+/*
+ * How many tasks have begun to run since the core came; false: nobody counts them. A task
+ * that begins after the count was read is in it before it runs.
+ */
+bool rb_newcomers(long *count);
 void rb_pertask_self(void);	/* current moves, if it can; takes rb_mutex */
 
 /* drive.c */

@@ -77,6 +77,7 @@
 #define WAKE_PAUSE	HZ
 
 unsigned long rb_universe;
+static atomic_long_t newcomers;		/* tasks that have been woken for the first time */
 static unsigned long goal;	/* 0 or 1 */
 
 /* Of the transition that goes on, guarded by rb_mutex. */
@@ -298,8 +299,15 @@ void rb_pertask_self(void)
  */
 static void new_task(void *data, struct task_struct *task)
 {
+	atomic_long_inc(&newcomers);
 	/* pairs with set_goal(): who has the goal's bit finds rb_universe to be MOVING */
 	set_universe(task, smp_load_acquire(&goal));
+}
+
+bool rb_newcomers(long *count)
+{
+	*count = atomic_long_read(&newcomers);
+	return has_probe;
 }
 
 static void set_goal(unsigned long value)
