@@ -269,7 +269,7 @@ def plot(rows: list[Row], counts: list[int], stuck: int, target: Path) -> None:
 
     most = max(counts)
     panels: list[tuple[str, str, Callable[[Row], float | None]]] = [
-        (f"until all run new code, {most} tasks", "ms", lambda r: r.apply_ms[most]),
+        (f"until a patch is undone, {most} tasks", "ms", lambda r: r.undo_ms[most]),
         (f"{stuck} tasks stuck in the function", "ms", lambda r: r.stuck_ms),
         (f"the machine stops, {most} tasks", "µs", lambda r: r.stop_us.get(most)),
         ("a call of the patched function", "ns", lambda r: r.call_ns),
@@ -278,7 +278,7 @@ def plot(rows: list[Row], counts: list[int], stuck: int, target: Path) -> None:
     for axis, (title, unit, value) in zip(axes, panels, strict=True):
         values = [value(row) or 0 for row in rows]
         bars = axis.barh([r.way for r in rows], values, color=[w.colour for w in WAYS])
-        labels = [f"{v:,.3g} {unit}" if v else "none" for v in values]
+        labels = [f"{v:,.{0 if v >= 100 else 1}f} {unit}" if v else "none" for v in values]
         axis.bar_label(bars, labels, padding=4, fontsize=8)
         axis.set_title(title, fontsize=9)
         if max(values) > 50 * min((v for v in values if v), default=1):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 import os
 import re
 import resource
@@ -24,12 +23,11 @@ from rebootless.base.errors import (
     RefusedError,
 )
 from rebootless.base.events import Event, Note, NullMonitor, Warned
-from rebootless.base.fs import cache_root
 from rebootless.base.workdir import Workdir
 from rebootless.compile import reach, twin
 from rebootless.compile.kbuild import Fate, Kbuild
 from rebootless.compile.originals import Variant
-from rebootless.compile.tree import MARKER, Tree
+from rebootless.compile.tree import Tree
 from rebootless.compile.unit import PATCHED_STAGE, UnitPair, build_originals, build_pairs
 from rebootless.patch.source import SourcePatch, combine, parse
 
@@ -50,13 +48,9 @@ class Recorder:
 
 
 @pytest.fixture(scope="module")
-def tree() -> Tree:
-    """The newest prepared 6.1 tree of the cache; these tests prepare none."""
-    markers = sorted((cache_root() / "trees").glob(f"6.1.*/{MARKER}"), key=os.path.getmtime)
-    if not markers:
-        pytest.skip(f"no prepared 6.1 tree in {cache_root()}/trees, so NOTHING is compiled here")
-    record = json.loads(markers[-1].read_text())
-    return Tree(record["release"], markers[-1].parent, record["compiler"])
+def tree(stock_tree: Tree) -> Tree:
+    """The stock kernel's prepared tree."""
+    return stock_tree
 
 
 def patch_of(tree: Tree, *changes: tuple[str, Change]) -> SourcePatch:
