@@ -34,8 +34,6 @@
 #include <rebootless_core.h>
 #include "compat.h"
 
-#define pr_prefix "rebootless: "
-
 /*
  * Guards all that is below, but for what the redirections read. It is taken within
  * the chain of module notifiers and within sysfs files of ours; so nothing that

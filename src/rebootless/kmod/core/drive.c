@@ -25,6 +25,8 @@
  * The kernel's variables are found by name. Where one is missing, or does not look
  * as we know it, the directory is not there and mainline goes its own pace.
  */
+#define pr_fmt(fmt) "rebootless: " fmt
+
 #include "core.h"
 
 #ifdef CONFIG_LIVEPATCH
@@ -180,7 +182,7 @@ int rb_drive_init(void)
 	int error;
 
 	if (!found_all()) {
-		pr_notice(pr_prefix "the transitions of this kernel's livepatch cannot be driven\n");
+		pr_notice("the transitions of this kernel's livepatch cannot be driven\n");
 		return 0;
 	}
 	drive_kobj = kobject_create_and_add("livepatch", rb_kobj);

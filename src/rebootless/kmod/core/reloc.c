@@ -7,6 +7,8 @@
  * All addresses are found and found to fit before the first place is written, so
  * that a patch is relocated wholly or not at all.
  */
+#define pr_fmt(fmt) "rebootless: " fmt
+
 #include <linux/elf.h>
 #include <linux/memory.h>
 #include <linux/module.h>
@@ -34,7 +36,7 @@ static int find_writer(void)
 	if (text_lock)
 		return 0;
 	if (!lock || !rb_resolve(text_poke) || !rb_resolve(text_poke_sync)) {
-		pr_err(pr_prefix "the kernel has no text_poke(), which relocations need\n");
+		pr_err("the kernel has no text_poke(), which relocations need\n");
 		return -EOPNOTSUPP;
 	}
 	text_lock = lock;
@@ -131,7 +133,7 @@ static int find(struct rb_patch *patch, const struct rebootless_reloc *reloc,
 
 	error = parse(reloc->name, object, &symbol, &length, &position);
 	if (error) {
-		pr_err(pr_prefix "'%s': '%s' is no name of a relocation\n",
+		pr_err("'%s': '%s' is no name of a relocation\n",
 		       patch->klp->mod->name, reloc->name);
 		return error;
 	}
@@ -141,7 +143,7 @@ static int find(struct rb_patch *patch, const struct rebootless_reloc *reloc,
 	memcpy(text, symbol, length);
 	error = rb_find_symbol(object, text, position, address);
 	if (error)
-		pr_err(pr_prefix "'%s': %s has no symbol '%s' at position %lu, which the patch refers to\n",
+		pr_err("'%s': %s has no symbol '%s' at position %lu, which the patch refers to\n",
 		       patch->klp->mod->name, object, text, position);
 	rb_free(text);
 	return error;
@@ -161,7 +163,7 @@ static int settle(struct rb_patch *patch, const struct rebootless_reloc *reloc,
 	if (!error)
 		return 0;
 	offset = strcspn(reloc->name, "|") + 1;
-	pr_err(pr_prefix "'%s': a relocation (type %s) against '%s' at %pS %s\n",
+	pr_err("'%s': a relocation (type %s) against '%s' at %pS %s\n",
 	       patch->klp->mod->name, type_name(reloc->type), reloc->name + offset,
 	       (void *)reloc->place,
 	       error == -ERANGE ? "does not reach it" :

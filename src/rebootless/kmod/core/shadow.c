@@ -4,6 +4,8 @@
  * own patches. The names and what they promise are mainline's
  * (Documentation/livepatch/shadow-vars.rst, system-state.rst).
  */
+#define pr_fmt(fmt) "rebootless: " fmt
+
 #include <linux/hashtable.h>
 #include <linux/slab.h>
 #include "core.h"
@@ -120,7 +122,7 @@ static void *make(void *obj, unsigned long id, size_t size, gfp_t gfp,
 	if (shadow || error)
 		kfree(fresh);
 	if (error)
-		pr_err(pr_prefix "the constructor of shadow variable <%p, %lu> failed: %d\n",
+		pr_err("the constructor of shadow variable <%p, %lu> failed: %d\n",
 		       obj, id, error);
 	if (shadow)
 		return shadow->data;
