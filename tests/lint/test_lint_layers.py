@@ -37,6 +37,7 @@ LAYERS = {
     "integrity": 8,
     "lab": 8,
     "report": 8,
+    "translate": 8,
     "pipeline": 9,
     "cli": 10,
     "__main__": 11,
