@@ -83,9 +83,9 @@ class Update:
 
 @dataclass(frozen=True)
 class Block:
-    """A run of changed lines: `new` takes the place of `old` at line `start` (1-based, of the old file).
+    """A run of changed lines: `new` takes the place of `old`, from line `start` of the old file.
 
-    An insertion stands before the line `start`, and has no `old` lines. Lines keep their ends.
+    Lines count from 1 and keep their ends. An insertion stands before the line `start`.
     """
 
     start: int
