@@ -182,7 +182,8 @@ class _Image:
 def serialize(obj: OutObject) -> bytes:
     """The bytes of a relocatable object. Deterministic: the same object gives the same bytes.
 
-    Raises ElfError for a relocation to a symbol that is not among the object's.
+    Raises ElfError for a relocation to a symbol that is not among the object's, or whose numbers
+    do not fit into their fields.
     """
     image, strings = _Image(), _Strings()
     number = {id(s): i for i, s in enumerate(obj.sections, 1)}
@@ -262,6 +263,11 @@ def _rela_bytes(relocs: list[OutReloc], position: dict[int, int]) -> bytes:
             raise ElfError(
                 f"the relocation at offset {r.offset:#x} of its section is to '{r.symbol.name}', "
                 "which is not in the symbol table"
+            )
+        if not (0 <= r.offset < 2**63 and -(2**63) <= r.addend < 2**63):  # numbers that C takes
+            raise ElfError(
+                f"the relocation at offset {r.offset:#x} of its section, to '{r.symbol.name}', "
+                f"cannot be written with the addend {r.addend:#x}"
             )
     table = np.zeros(len(relocs), RELA_DTYPE)
     table["offset"] = [r.offset for r in relocs]

@@ -71,7 +71,8 @@ def finish(
             raise RefusedError(
                 f"the livepatch symbol '{full}' is longer than the kernel's {max_symbol} characters"
             )
-        if record.section not in obj.by_index or record.offset < 0:
+        target = obj.by_index.get(record.section)
+        if target is None or not 0 <= record.offset < len(target.data):
             raise ElfError(
                 f"{name}: a livepatch relocation at offset {record.offset % 2**64:#x} is of no code"
             )
