@@ -19,7 +19,8 @@ from rebootless.base.proc import run
 pytestmark = pytest.mark.vm
 
 HERE = Path(__file__).parent
-NAMES = ("rc_base", "rc_over", "rc_whole", "rc_stale", "rc_held", "rc_position", "rc_untraced")
+NAMES = ("rc_base", "rc_over", "rc_whole", "rc_stale", "rc_held", "rc_position", "rc_untraced",
+         "rc_slow", "rc_quick")  # fmt: skip
 ROOT = "/sys/kernel/rebootless/patches"
 FAIL_AT = "/sys/module/rebootless_core/parameters/fail_at"
 TRIES = "/sys/module/rebootless_core/parameters/tries"
@@ -208,6 +209,32 @@ def test_a_module_comes_and_goes_while_it_is_patched(core):
         "rc_base: post_unpatch dummy",
     ]
     core.undo("rc_base")
+
+
+def test_a_module_that_was_in_its_init_before_the_core_came(core):
+    """Anybody may be in its code: a patch of it waits for the end of the init, or is refused."""
+    go, version = (f"/sys/module/rc_slow/parameters/{name}" for name in ("go", "version"))
+    for begin, error in (("true", 16), (f"{{ sleep 0.3; echo 1 >{go}; }}", 0)):
+        core.guest.check("rmmod rebootless_core")
+        core.guest.background("insmod /lab/patches/rc_slow.ko")
+        core.until(f"[ -e {go} ]")
+        core.guest.check("insmod /lab/patches/rebootless_core.ko")
+        core.mark()
+        core.guest.background(begin)
+        assert core.insert("rc_quick", "per-task") == error, core.log()
+        assert bool(core.said("'rc_slow' has been in its init since before")) == bool(error)
+        if error:
+            assert core.patches() == []
+            assert core.guest.check(f"cat {version}") == "0\n"
+            core.guest.check(f"echo 1 >{go}")
+            core.until("grep -q 'rc_slow .* Live' /proc/modules")
+            assert core.insert("rc_quick", "per-task") == 0
+        core.settled("rc_quick")
+        assert core.read("rc_quick", "rc_slow/patched") == "1"
+        assert core.guest.check(f"cat {version}") == "1\n"
+        core.undo("rc_quick")
+        assert core.guest.check(f"cat {version}") == "0\n"
+        core.guest.check("rmmod rc_slow")
 
 
 def test_a_module_that_cannot_have_its_patch_is_refused(core):
@@ -431,10 +458,11 @@ echo $failed $n
 def test_each_failure_on_the_way_leaves_nothing(core, engine):
     core.guest.check("insmod /lib/modules/dummy.ko")
     core.guest.put_file(FAULTS.encode(), "/run/faults")
+    readers = core.guest.background(f"while :; do cat {ROOT}/*/* {ROOT}/*/*/*; done")
     failed, tried = core.guest.check(f"sh /run/faults {engine}", timeout=240).split()[-2:]
     assert int(failed) > 10
     assert int(tried) > int(failed)
-    core.guest.check("rmmod dummy")
+    core.guest.check(f"kill {readers}; rmmod dummy")
 
 
 def test_a_forced_undo_keeps_the_module(shared_core):

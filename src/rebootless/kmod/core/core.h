@@ -37,8 +37,8 @@
 /*
  * Guards all that is below, but for what the redirections read. It is taken within
  * the chain of module notifiers and within sysfs files of ours; so nothing that
- * waits for one of these (register_module_notifier(), kobject_del()) may be done
- * with it held.
+ * waits for one of these (register_module_notifier(), kobject_add(), kobject_del()) may
+ * be done with it held.
  */
 extern struct mutex rb_mutex;
 
@@ -327,6 +327,7 @@ void rb_shadow_exit(void);		/* at the core's end: forgets all variables */
 int rb_objects_init(struct rb_patch *patch);
 void rb_objects_free(struct rb_patch *patch);
 int rb_object_load(struct rb_object *object, struct module *module);
+const char *rb_objects_unclear(const struct rb_patch *patch);
 int rb_objects_load(struct rb_patch *patch);	/* those that are there */
 void rb_object_unload(struct rb_object *object);	/* its sites wait for a sweep */
 void rb_object_forget(struct rb_object *object);
@@ -345,8 +346,12 @@ void rb_notifier_exit(void);
 /* sysfs.c */
 int rb_sysfs_init(void);
 void rb_sysfs_exit(void);
+/*
+ * Both wait for readers of the patch's files, which take rb_mutex: not with it held. (So
+ * does the first, when memory runs out with some of the files there.)
+ */
 int rb_sysfs_add(struct rb_patch *patch);
-void rb_sysfs_remove(struct rb_patch *patch);	/* not with rb_mutex held; waits */
+void rb_sysfs_remove(struct rb_patch *patch);
 extern struct kobject *rb_kobj;			/* /sys/kernel/rebootless */
 
 /* patch.c */

@@ -4,12 +4,12 @@
  *
  *	COMING	nobody runs the module's code yet: the patches are in force when its init
  *		begins, or the module is refused
- *	LIVE	normally nothing to do. It is for modules that were in their init when
- *		this one was loaded
+ *	LIVE	nothing to do
  *	GOING	nobody runs it any more
  *
- * A module that is in its init while a patch is enabled is only there for the patch if
- * we were told of it: otherwise we are about to be.
+ * A module that is in its init while a patch is enabled is there for the patch, as anybody
+ * may run its code, if we were told of it. Otherwise we are about to be, or its init began
+ * before this module was loaded: the patch waits until that is known (rb_objects_unclear()).
  */
 #define pr_fmt(fmt) "rebootless: " fmt
 
@@ -186,7 +186,6 @@ static int notified(struct notifier_block *block, unsigned long state, void *dat
 		break;
 	case MODULE_STATE_LIVE:
 		forget(module);
-		coming(module);
 		break;
 	case MODULE_STATE_GOING:
 		forget(module);

@@ -200,6 +200,27 @@ static struct module *find_module_of(struct rb_object *object)
 	return module;
 }
 
+/*
+ * The name of an object that is in its init though we were not told of it: either we are
+ * about to be, or its init began before we came, and anybody may be in its code. NULL: none.
+ */
+const char *rb_objects_unclear(const struct rb_patch *patch)
+{
+	const char *name, *unclear = NULL;
+	struct module *module;
+	unsigned int n;
+
+	preempt_disable();
+	for (n = 0; !unclear && n < patch->count; n++) {
+		name = patch->objects[n].klp->name;
+		module = name ? rb_module(name) : NULL;
+		if (module && module->state == MODULE_STATE_COMING && !rb_module_is_there(module))
+			unclear = name;
+	}
+	preempt_enable();
+	return unclear;
+}
+
 /* Loads all that are there. Error: none is loaded. */
 int rb_objects_load(struct rb_patch *patch)
 {

@@ -9,9 +9,15 @@
  */
 #define pr_fmt(fmt) "rebootless: " fmt
 
+#include <linux/delay.h>
+#include <linux/jiffies.h>
+#include <linux/sched/signal.h>
 #include <linux/string.h>
 
 #include "core.h"
+
+/* How long a patch waits for an object's init to end. */
+#define UNCLEAR HZ
 
 LIST_HEAD(rb_patches);
 
@@ -144,8 +150,6 @@ static int enable(struct rb_patch *patch, const struct rebootless_patch *descrip
 	if (!error)
 		error = judge_states(patch);
 	if (!error)
-		error = rb_sysfs_add(patch);
-	if (!error)
 		error = relocate(patch, description);
 	if (!error)
 		error = rb_objects_load(patch);
@@ -159,6 +163,29 @@ static int enable(struct rb_patch *patch, const struct rebootless_patch *descrip
 	rb_transition.last = NULL;
 	for (n = 0; n < patch->count; n++)
 		rb_object_forget(&patch->objects[n]);
+	return error;
+}
+
+/* As often as an object is in its init, of which we were not told; most come out soon. */
+static int enable_in_time(struct rb_patch *patch, const struct rebootless_patch *description)
+{
+	unsigned long deadline = jiffies + UNCLEAR;
+	const char *unclear;
+	int error;
+
+	for (;;) {
+		mutex_lock(&rb_mutex);
+		unclear = rb_objects_unclear(patch);
+		error = unclear ? -EBUSY : enable(patch, description);
+		mutex_unlock(&rb_mutex);
+		if (!unclear || fatal_signal_pending(current))
+			return error;
+		if (time_after(jiffies, deadline))
+			break;
+		msleep(20);
+	}
+	pr_err("'%s': the module '%s' has been in its init since before this one was loaded, so tasks may be in its code: apply the patch when that is over\n",
+	       patch->module->name, unclear);
 	return error;
 }
 
@@ -180,11 +207,10 @@ int rebootless_enable_patch(const struct rebootless_patch *description)
 	if (description->services)
 		*description->services = &rb_services;
 	error = rb_objects_init(patch);
-	if (!error) {
-		mutex_lock(&rb_mutex);
-		error = enable(patch, description);
-		mutex_unlock(&rb_mutex);
-	}
+	if (!error)	/* not with rb_mutex held: it may fail with some files there already */
+		error = rb_sysfs_add(patch);
+	if (!error)
+		error = enable_in_time(patch, description);
 	if (error) {
 		pr_err("'%s': is not applied (%d)\n", patch->module->name, error);
 		let_go(patch);
