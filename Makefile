@@ -3,10 +3,8 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-# Files of tests/vm at a time: a guest keeps one processor busy.
+# Files of tests at a time: a guest or a compiler keeps one processor busy.
 JOBS ?= 2
-# The quick ones first. Not at a time: those of tests/build share a prepared tree.
-TESTS := tests/lint tests/unit tests/golden tests/archive tests/build
 
 .PHONY: help venv test-venv demo test soak unit lint bench clean
 .DEFAULT_GOAL := help
@@ -30,10 +28,7 @@ demo: venv
 	@$(BIN)/rebootless demo
 
 test: test-venv
-	@status=0; \
-	$(BIN)/python -m pytest $(TESTS) || status=$$?; \
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile tests/vm || status=$$?; \
-	exit $$status
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder tests
 
 soak: test-venv
 	@$(BIN)/python -m pytest -m soak tests

@@ -13,7 +13,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
+from hypothesis.internal.conjecture import providers
 
 from rebootless.base.errors import RebootlessError
 from rebootless.base.events import NullMonitor
@@ -29,13 +30,53 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The same examples in each run: a new find belongs to bench/fuzz.py, which prints its seed, and to
 # `pytest --hypothesis-profile=explore --hypothesis-seed=N`, not to a change that has no part in it.
-settings.register_profile("steady", derandomize=True, database=None, deadline=None)
+settings.register_profile(
+    "steady",
+    derandomize=True,
+    database=None,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],  # says more of the machine than of the test
+)
 settings.register_profile("explore", derandomize=False, deadline=None, print_blob=True)
 settings.load_profile("steady")
+
+# Hypothesis also draws constants that it finds in those of our modules that happen to be imported:
+# then the examples depend on which tests ran before, and on where we are installed.
+_found_in_modules = providers._get_local_constants
+providers._get_local_constants = lambda: (
+    providers.Constants() if settings().derandomize else _found_in_modules()
+)
 
 SERIES = "6.1"
 FLAVOUR = "cloud-amd64"
 Edits = Mapping[str, tuple[str, str]]
+
+# With several workers, a file at a time each. First one that needs the kernel's files and fills the
+# cache with them; then what needs none, so that nobody waits; then by length, so that all workers
+# end together. What is in none of these comes in between.
+FIRST = ("vm/test_engine_verbs.py", "lint/", "golden/", "vm/test_small_kernel.py")
+LONG = (
+    *("vm/test_patches.py", "vm/test_core.py", "vm/test_engine.py", "build/test_bad_moments.py"),
+    *("vm/test_pertask.py", "vm/test_atomic.py", "vm/test_kexec.py", "build/test_from_source.py"),
+    *("build/test_build_pairs.py", "vm/test_jump.py", "vm/test_verify.py", "vm/test_drive.py"),
+    *("build/test_bad_input.py", "vm/"),
+)
+LAST = ("build/", "archive/", "unit/")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """The order in which workers are given the files; alone, everything keeps its own order."""
+    if not hasattr(config, "workerinput"):
+        return
+    order = [*FIRST, *LONG, "", *LAST]
+    places = {path: _place(path, order) for path in {item.path for item in items}}
+    items.sort(key=lambda item: places[item.path])
+
+
+def _place(path: Path, order: list[str]) -> int:
+    """Where the longest beginning of a path within tests/ stands in `order`."""
+    name = path.relative_to(Path(__file__).parent).as_posix()
+    return order.index(max((o for o in order if name.startswith(o)), key=len))
 
 
 @pytest.fixture(scope="session")

@@ -49,7 +49,8 @@ def build(
         words = ("--kernel", stock_release, "--name", "rl_bad", "--workdir", tmp_path / "work")
         ended = command("build", path, *words, "--output", output).refused(code, *fragments)
         assert list(output.parent.iterdir()) == []
-        assert not (stock_tree.root / twin.JOURNAL).exists(), "the twin tree was put back"
+        with stock_tree.locked():  # others may build in it
+            assert not (stock_tree.root / twin.JOURNAL).exists(), "the twin tree was put back"
         return ended
 
     return run

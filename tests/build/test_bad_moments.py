@@ -197,10 +197,11 @@ def no_tree(cache: Path) -> None:
 
 def untouched(tree: Tree) -> None:
     """The twin tree is as it was, and the original's has nothing new."""
-    assert not (tree.root / twin.JOURNAL).exists()
-    assert (tree.patched / ALTERED).samefile(tree.orig / ALTERED)
-    for top in (tree.orig, tree.patched):
-        assert not (top / ALTERED).with_suffix(".o").exists()
+    with tree.locked():  # others may build in it
+        assert not (tree.root / twin.JOURNAL).exists()
+        assert (tree.patched / ALTERED).samefile(tree.orig / ALTERED)
+        for top in (tree.orig, tree.patched):
+            assert not (top / ALTERED).with_suffix(".o").exists()
 
 
 # --- Ctrl-C -------------------------------------------------------------------------------

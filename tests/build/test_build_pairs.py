@@ -74,12 +74,29 @@ def built(
 
 
 def restored(tree: Tree, *paths: str) -> bool:
-    """Whether the twin is linked to the originals, and no object lies about."""
+    """Whether the twin is linked to the originals, and no object lies about.
+
+    The caller holds the tree: others may build in it.
+    """
     return not (tree.root / twin.JOURNAL).exists() and all(
         (tree.orig / path).samefile(tree.patched / path)
         and not list((tree.patched / path).parent.glob(f"*{Path(path).stem}*.o"))
         for path in (paths or (UNIT,))
     )
+
+
+def installs(tree: Tree, path: str) -> bool:
+    """Whether a build is under way that has something else for `path`."""
+    try:
+        return path in (tree.root / twin.JOURNAL).read_text()
+    except FileNotFoundError:
+        return False
+
+
+def put_back(tree: Tree, *paths: str) -> bool:
+    """Whether a build has left the twin as it was."""
+    with tree.locked():
+        return restored(tree, *paths)
 
 
 def comment(text: str) -> str:
@@ -95,7 +112,7 @@ def test_added_comment_lines_compile_to_the_same_object(tree: Tree, tmp_path: Pa
     assert pair.orig.read_bytes() == pair.patched.read_bytes()
     assert (pair.source, pair.module_path) == (UNIT, "" if pair.module == "vmlinux" else
                                                "fs/ext4/ext4")  # fmt: skip
-    assert restored(tree)
+    assert put_back(tree)
 
 
 def test_without_line_directives_the_same_change_shows(
@@ -117,7 +134,7 @@ def test_a_real_change_and_resuming(tree: Tree, tmp_path: Path) -> None:
     assert again == first and again[0].patched.stat().st_mtime_ns == stamp
     other, _ = built(tree, patch_of(tree, (UNIT, comment)), tmp_path)
     assert other[0].patched.stat().st_mtime_ns != stamp
-    assert restored(tree)
+    assert put_back(tree)
 
 
 def test_a_warm_unit_is_quick(tree: Tree, tmp_path: Path) -> None:
@@ -143,7 +160,7 @@ def test_what_does_not_compile_shows_the_compilers_lines(tree: Tree, tmp_path: P
     line = text[: text.index(PLACE)].count("\n") + 4
     assert f"{UNIT}:{line}:" in error.value.message and "nosuch" in error.value.message
     assert "(it does without)" in error.value.message
-    assert restored(tree)
+    assert put_back(tree)
 
 
 def test_a_header_reaches_the_units_that_read_it(tree: Tree, tmp_path: Path) -> None:
@@ -163,7 +180,7 @@ def test_a_header_reaches_the_units_that_read_it(tree: Tree, tmp_path: Path) -> 
     reached = reach.read(tmp_path / PATCHED_STAGE)
     assert reached.headers == (header,) and reached.rebuilt == len(sources)
     assert reached.kept == ()
-    assert restored(tree, header, "fs/ext4/acl.c")
+    assert put_back(tree, header, "fs/ext4/acl.c")
 
 
 def test_too_many_units_are_refused(tree: Tree, tmp_path: Path) -> None:
@@ -210,8 +227,9 @@ def test_a_new_header_that_a_unit_includes(tree: Tree, tmp_path: Path) -> None:
     new = b"--- /dev/null\n+++ b/fs/ext4/new.h\n@@ -0,0 +1 @@\n+#define NEW 1\n"
     patch = combine([parse(new, "1"), *patch_of(tree, (UNIT, include)).parts])
     (pair,), _ = built(tree, patch, tmp_path)
-    assert pair.source == UNIT and restored(tree)
-    assert not (tree.patched / "fs/ext4/new.h").exists()
+    assert pair.source == UNIT and put_back(tree)
+    with tree.locked():
+        assert not (tree.patched / "fs/ext4/new.h").exists()
 
 
 def test_nothing_of_it_is_compiled(tree: Tree, tmp_path: Path) -> None:
@@ -242,7 +260,7 @@ def test_a_unit_of_a_module_built_from_elsewhere(tree: Tree, tmp_path: Path) -> 
     path = "virt/kvm/eventfd.c"
     (pair,), _ = built(tree, patch_of(tree, (path, lambda t: t + "/* x */\n")), tmp_path)
     assert (pair.module, pair.module_path) == ("kvm", "arch/x86/kvm/kvm")
-    assert restored(tree, path)
+    assert put_back(tree, path)
 
 
 def test_a_plain_build_for_matching(tree: Tree) -> None:
@@ -273,20 +291,21 @@ def test_an_interrupted_build_is_undone(tree: Tree, tmp_path: Path, how: signal.
     process = subprocess.Popen(
         [sys.executable, "-c", code], env=environment, stderr=subprocess.DEVNULL
     )
-    deadline = time.monotonic() + 30
-    while not (tree.root / twin.JOURNAL).exists() and time.monotonic() < deadline:
+    while not installs(tree, UNIT):
+        assert process.poll() is None
         time.sleep(0.01)
     time.sleep(0.3)
+    process.send_signal(signal.SIGSTOP)  # it holds the tree, and nobody puts it back
+    assert not restored(tree)
     process.send_signal(how)
+    process.send_signal(signal.SIGCONT)
     assert process.wait(10) != 0
     assert not (tmp_path / "w/2-patched").exists()
     if how is signal.SIGINT:
-        assert restored(tree)
-    else:
-        assert not restored(tree)
+        assert put_back(tree)
     (pair,), _ = built(tree, patch, tmp_path / "w")
     assert pair.orig.read_bytes() != pair.patched.read_bytes()
-    assert restored(tree)
+    assert put_back(tree)
 
 
 def test_external_modules_build_against_the_tree(tree: Tree, tmp_path: Path) -> None:
@@ -295,7 +314,8 @@ def test_external_modules_build_against_the_tree(tree: Tree, tmp_path: Path) -> 
         '#include <linux/module.h>\nMODULE_LICENSE("GPL");\n'
         "static int __init hello(void) { return 0; }\nmodule_init(hello);\n"
     )
-    subprocess.run(tree.make(f"M={tmp_path}", "modules"), check=True, capture_output=True)
+    with tree.locked():
+        subprocess.run(tree.make(f"M={tmp_path}", "modules"), check=True, capture_output=True)
     info = subprocess.run(
         ["modinfo", "-F", "vermagic", tmp_path / "hello.ko"],
         capture_output=True, text=True, check=False,

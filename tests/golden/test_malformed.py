@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from rebootless.base.errors import ElfError
@@ -60,6 +60,7 @@ def test_damaged_objects_made_by_hand(number: int, changes: list[Change]) -> Non
 
 @settings(max_examples=200)
 @given(changes=CHANGES)
+@example([(1308, 1, 646, 2810)])  # a relocation beyond all code
 def test_damaged_modules(changes: list[Change]) -> None:
     blob = Damaged(linked_module()).apply(changes)
     answers(lambda: finish_module(blob))
