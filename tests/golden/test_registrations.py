@@ -25,7 +25,6 @@ def codes(delta: Delta) -> list[tuple[str, str]]:
 REFUSED = [
     (entry(".initcall4.init", "__initcall__kmod_unit__12_34_setup4"), "initcall-added", "setup"),
     (entry("__tracepoints", "__tracepoint_thing", kind="void *"), "tracepoint-added", "thing"),
-    (entry("__ksymtab", "__ksymtab_f"), "export-changed", "f"),
     (entry(".pci_table", "quirk_9"), "section-entry-added", "quirk_9"),
     (
         f"void *{SECTION.format('.data..percpu')} counter = &counter;\n",
@@ -53,6 +52,7 @@ def test_added_entry_is_refused(pair: Pair, added: str, code: str, symbol: str) 
 
 
 WARNED = [
+    (entry("__ksymtab", "__ksymtab_f"), "export-changed", "f"),
     (entry("_error_injection_whitelist", "_eil_addr_f"), "error-injection-added", "f"),
     (entry("_kprobe_blacklist", "_kbl_addr_f"), "kprobe-blacklist-added", "f"),
     (entry("__syscalls_metadata", "__p_syscall_meta__new"), "syscall-added", "new"),
@@ -104,10 +104,13 @@ def test_new_style_export_is_seen(pair: Pair) -> None:
     asm(".pushsection .export_symbol,\\"\\"\\n __export_symbol_f: .asciz \\"%s\\"\\n"
         ".balign 8\\n .quad f\\n .popsection");
     """
-    delta = pair(BASE, BASE + export % "GPL")
-    assert codes(delta) == [("export-changed", "f")]
-    assert pair(BASE + export % "GPL", PATCHED + export % "GPL").refused == ()
-    assert codes(pair(BASE + export % "GPL", BASE + export % "")) == [("export-changed", "f")]
+    for before, after in (("", export % "GPL"), (export % "GPL", export % ""), (export % "", "")):
+        delta = pair(BASE + before, PATCHED + after)
+        assert [(w.code, w.symbol) for w in delta.warnings] == [("export-changed", "f")]
+        assert not delta.refused and [f.name for f in delta.changed] == ["f"]
+        assert {p.section for p in delta.pieces} == {".text.f", "__mcount_loc"}
+    delta = pair(BASE + export % "GPL", PATCHED + export % "GPL")
+    assert not delta.refused and not delta.warnings
 
 
 BTF = """

@@ -119,7 +119,7 @@ def registration_findings(
                 f"module information changed ('{added_info[0]}'): what is loaded keeps its own",
             )
         )
-    refused += _export_findings(orig, patched)
+    warnings += _export_warnings(orig, patched)
     refused += _alias_findings(orig, patched, correlation)
     refused += _collected_findings(patched, correlation)
     return refused, warnings
@@ -174,7 +174,12 @@ def _up_to_next(unit: Unit, section: Section, symbol: int) -> bytes:
     return bytes(section.data[start : min(later, default=section.size)])
 
 
-def _export_findings(orig: Unit, patched: Unit) -> list[Finding]:
+def _export_warnings(orig: Unit, patched: Unit) -> list[Finding]:
+    """What the patch exports otherwise; only told, since the kernel's own table is not touched.
+
+    Modules go on with the running kernel's exports, whose addresses and versions stay. Code of the
+    patch needs no export: it finds new functions in the patch, and the kernel's by their place.
+    """
     ours, theirs = _exports(orig), _exports(patched)
     found = []
     for name in sorted(ours.keys() | theirs.keys()):
@@ -188,7 +193,7 @@ def _export_findings(orig: Unit, patched: Unit) -> list[Finding]:
                 "export-changed",
                 name,
                 f"the export of '{name}' was {what} by the patch: modules see the running "
-                "kernel's exports; leave them as they are",
+                "kernel's exports, which stay as they are",
             )
         )
     return found

@@ -39,7 +39,7 @@ def layouts(job: Job, units: Sequence[Unit]) -> Verdict:
     objects = [path for unit in units for path in (unit.pair.orig, unit.pair.patched)]
     failed = _describe(objects)
     shipped = shipped_types(job.kernel)
-    verdict, touched = Verdict(), []
+    verdict, touched, harmless = Verdict(), [], set()
     for unit in units:
         pair = unit.pair
         if why := failed.get(pair.orig) or failed.get(pair.patched):
@@ -49,12 +49,15 @@ def layouts(job: Job, units: Sequence[Unit]) -> Verdict:
         if (known := shipped(pair.module)) is not None:
             verdict += Verdict(shipped_findings(pair.source, known.differing(original)))
         changes = compare_types(original, _types(pair.patched))
+        elsewhere = functools.partial(_outside, job, units, unit)
+        found = type_findings(changes)
+        found += Verdict(prototype_findings(changes, unit.orig, unit.delta, elsewhere))
         if changes != TypeChanges():
             touched.append(unit)
-        verdict += type_findings(changes)
-        elsewhere = functools.partial(_outside, job, units, unit)
-        verdict += Verdict(prototype_findings(changes, unit.orig, unit.delta, elsewhere))
-    return verdict + Verdict(version_findings(job, touched))
+        if not found.refused:
+            harmless.add(pair.source)
+        verdict += found
+    return verdict + version_findings(job, touched, harmless)
 
 
 def shipped_types(kernel: ShippedKernel) -> Callable[[str], ShippedTypes | None]:

@@ -13,8 +13,8 @@ from .job import Job
 
 # Fixes that often cannot be written in another way: a changed layout, or what runs at boot only.
 OFTEN_NEED_A_REBOOT = (
-    "crc-changed", "data-changed", "enum-changed", "export-changed", "init-data",
-    "init-function", "initcall-added", "layout-changed",
+    "crc-changed", "data-changed", "enum-changed", "init-data", "init-function",
+    "initcall-added", "layout-changed",
 )  # fmt: skip
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 
 from ..base.errors import MismatchError
 from ..compile import versions
 from ..compile.versions import Versions
 from ..diff.delta import Finding
+from ..safety import Verdict
 from .job import Job, Unit
 
 
@@ -29,27 +30,35 @@ def require_shipped(job: Job, units: Sequence[Unit]) -> None:
                 )
 
 
-def version_findings(job: Job, units: Sequence[Unit]) -> tuple[Finding, ...]:
-    """Refuses exported symbols whose CRC changes; for units in which a type or prototype does.
+def version_findings(job: Job, units: Sequence[Unit], harmless: Set[str]) -> Verdict:
+    """What becomes of the CRCs of exported symbols; for units in which a type or prototype changes.
 
-    Where neither changes, no CRC can, save by a type of which the unit knew the name alone.
+    Where neither changes, no CRC can, save by a type of which the unit knew the name alone. A CRC
+    is a digest of types that have been compared one by one: of a unit (by its source) in
+    `harmless`, whose types and prototypes serve old and new code alike, a changed CRC is only told.
+    What is loaded was checked by the old one already, and the running kernel's table keeps it for
+    what is loaded later.
     """
     if job.tree is None or job.sources or not units:
-        return ()
+        return Verdict()
     sources = [unit.pair.source for unit in units]
-    found = versions.compute(job.tree, job.patch, sources, job.monitor)
-    return tuple(finding for unit in found for finding in changed(unit))
+    verdict = Verdict()
+    for unit in versions.compute(job.tree, job.patch, sources, job.monitor):
+        found = changed(unit)
+        told = unit.source in harmless
+        verdict += Verdict(warnings=found) if told else Verdict(refused=found)
+    return verdict
 
 
 def changed(unit: Versions) -> tuple[Finding, ...]:
-    """A refusal for each symbol whose CRC is another one; pure."""
+    """A finding for each symbol whose CRC is another one; pure."""
     return tuple(
         Finding(
             "crc-changed",
             name,
             f"the exported symbol '{name}' of {unit.source} changes its version (CRC {crc:#010x} "
-            f"becomes {unit.patched[name]:#010x}): what it leads to is not what modules were "
-            "compiled for. Leave its prototype and the types that it leads to as they are",
+            f"becomes {unit.patched[name]:#010x}): its prototype, or a type that it leads to, is "
+            "not what modules were compiled for; the other findings of the unit say which",
         )
         for name, crc in sorted(unit.original.items())
         if unit.patched.get(name, crc) != crc
