@@ -28,7 +28,7 @@ from ..patch.units import FileRefusal, Kind, classify_name
 from . import kbuild, originals
 from .plan import SPLIT_HINT, refuse
 from .runner import Job, run_all
-from .tree import Tree, make_command, unit_flags
+from .tree import Tree, make_command, objtool_now, unit_flags
 from .unit import ORIG_STAGE, PATCHED_STAGE, UnitPair, compiled_before, copy_object, record
 
 MODULE_STAGE = "0-module"
@@ -213,6 +213,7 @@ def _build(tree: Tree, source: ModuleSource, folder: Path, jobs: int) -> None:
             raise os_failure("copy", path, exc) from exc
     more = [f"KBUILD_EXTRA_SYMBOLS={' '.join(str(p.absolute()) for p in source.symvers)}"]
     # What another module exports is only missing in the module made here, which nobody loads.
+    more += objtool_now(tree.orig)
     arguments = [f"M={folder}", "KBUILD_MODPOST_WARN=1", *more, "modules"]
     argv = make_command(
         tree.orig, tree.release, tree.compiler, *arguments, jobs=jobs, flags=unit_flags(tree.root)

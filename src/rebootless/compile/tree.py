@@ -50,6 +50,8 @@ SECTION_FLAGS = ("-ffunction-sections", "-fdata-sections")
 DEBUG_FLAGS = ("-g", "-fno-var-tracking")
 MODULE_FLAGS = (*SECTION_FLAGS, "-g0")
 PAHOLE = "scripts/pahole-of-the-build"
+OBJTOOL_DELAYED = ("X86_KERNEL_IBT", "LTO_CLANG")  # delay-objtool in scripts/Makefile.lib
+OF_ONE_OBJECT = "is-single-obj-m"  # in scripts/Makefile.build
 # What Debian takes out of the configuration that it ships.
 HARMLESS = {"BUILD_SALT", "MODULE_SIG_ALL", "MODULE_SIG_KEY", "SYSTEM_TRUSTED_KEYS"}
 MISSING_KCONFIG = re.compile(r"can't open file \"([^\"]+)\"")
@@ -98,9 +100,8 @@ class Tree:
         Always the same variables: kbuild remakes what is prepared when a command line changes.
         """
         flags = unit_flags(self.root)
-        return make_command(
-            self.orig, self.release, self.compiler, *targets, jobs=jobs, flags=flags
-        )
+        argv = (*objtool_now(self.orig), *targets)
+        return make_command(self.orig, self.release, self.compiler, *argv, jobs=jobs, flags=flags)
 
     @contextlib.contextmanager
     def locked(self, monitor: Monitor | None = None) -> Iterator[None]:
@@ -119,6 +120,18 @@ def unit_flags(root: Path) -> tuple[str, ...]:
     """
     places = (f"-fdebug-prefix-map={root / side}=." for side in ("orig", "patched"))
     return (*SECTION_FLAGS, *DEBUG_FLAGS, *places)
+
+
+def objtool_now(directory: Path) -> tuple[str, ...]:
+    """The variable with which kbuild runs objtool on each unit of a configured source tree.
+
+    With IBT or LTO it puts objtool off until all of vmlinux is linked, or all of a module. A module
+    of one object is its exception: there objtool sees the unit at once, with the flags it has at
+    the link. That is what each unit is taken for.
+    """
+    shipped = kernel_config.parse(read_text(directory / ".config"))
+    delayed = any(shipped.enabled(option) for option in OBJTOOL_DELAYED)
+    return (f"{OF_ONE_OBJECT}=y",) if delayed else ()
 
 
 def make_command(

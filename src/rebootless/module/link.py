@@ -23,6 +23,15 @@ from .relocs import MAX_SYMBOL, finish
 from .resolve import VMLINUX
 
 GLUE = ("livepatch.c", "rebootless_core.h", "rebootless_klp.h")
+# Objtool has seen the units (compile.tree.objtool_now). Where kbuild would run it on the linked
+# module only, it runs on the glue alone instead.
+KBUILD = """\
+obj-m := {name}.o
+{name}-y := {parts}
+ccflags-y := -I$(src)
+override is-single-obj-m := y
+$(obj)/{name}.o: override objtool-enabled :=
+"""
 
 
 @dataclass(frozen=True)
@@ -107,10 +116,7 @@ def _write_sources(
         atomic_write(folder / f".{part}.cmd", "")  # modpost wants one per object
         parts.append(part)
     # The objects are given: without rules of their own, kbuild takes the files as they are.
-    atomic_write(
-        folder / "Kbuild",
-        f"obj-m := {name}.o\n{name}-y := {' '.join(parts)}\nccflags-y := -I$(src)\n",
-    )
+    atomic_write(folder / "Kbuild", KBUILD.format(name=name, parts=" ".join(parts)))
 
 
 def _functions_header(

@@ -203,14 +203,11 @@ def _differing(job: Job, pairs: Sequence[UnitPair]) -> list[Unit]:
 def check_supported(kernel: ShippedKernel) -> None:
     """Refuses kernels of which a unit's object does not have all that its patch needs.
 
-    With IBT or LTO objtool runs only when vmlinux is linked, so that units carry no unwind data and
-    no return sites yet. With clang's CFI a call through a pointer checks what stands before the
-    function, which a symbol of its own (`__cfi_NAME`) covers.
+    With LTO a unit's object has no machine code yet. With clang's CFI a call through a pointer
+    checks what stands before the function, which a symbol of its own (`__cfi_NAME`) covers.
     """
-    at_link = "its objtool runs when the whole kernel is linked, not on single units"
     reasons = {
-        "X86_KERNEL_IBT": at_link,
-        "LTO": at_link,
+        "LTO": "units have machine code only when the whole kernel is linked",
         "CFI_CLANG": "calls through pointers check marks before functions",
         "CFI": "calls through pointers check marks before functions",
     }
@@ -219,7 +216,7 @@ def check_supported(kernel: ShippedKernel) -> None:
             raise RefusedError(
                 f"the kernel {kernel.files.release} is not supported yet: with CONFIG_{option} "
                 f"{reason}",
-                hint="Debian's 6.1 kernels are supported",
+                hint="Debian's 6.1 and 6.12 kernels are supported",
             )
 
 
@@ -231,7 +228,7 @@ def _check_objtool(job: Job, unit: str, orig: ElfFile) -> None:
         raise RefusedError(
             f"{unit} was built without ORC unwind data, which {job.kernel.files.release} needs: "
             "objtool did not run on it",
-            hint="Debian's 6.1 kernels are supported",
+            hint="Debian's 6.1 and 6.12 kernels are supported",
         )
 
 

@@ -134,3 +134,11 @@ def test_versions_of_both_forms_of_genksyms() -> None:
 def test_the_preprocessor_of_a_units_command() -> None:
     step = ("gcc", "-Wp,-MMD,fs/.a.o.d", "-O2", "-c", "-o", "fs/a.o", "fs/a.c")
     assert versions.preprocessor(step) == ("gcc", "-E", "-D__GENKSYMS__", "-O2", "fs/a.c")
+
+
+def test_objtool_sees_each_unit_where_kbuild_puts_it_off(tmp_path: Path) -> None:
+    config = tmp_path / ".config"
+    config.write_text("CONFIG_OBJTOOL=y\n# CONFIG_X86_KERNEL_IBT is not set\n")
+    assert tree.objtool_now(tmp_path) == ()
+    config.write_text("CONFIG_OBJTOOL=y\nCONFIG_X86_KERNEL_IBT=y\n")
+    assert tree.objtool_now(tmp_path) == ("is-single-obj-m=y",)
