@@ -58,11 +58,12 @@ def stored(tree: Tree, variant: Variant, source: str) -> Path:
 
 def command(tree: Tree, source: str) -> Command | None:
     """How a unit is compiled; None before kbuild compiled it once."""
-    path = _command_path(tree, source)
+    path = command_path(tree, source)
     return kbuild.parse_command(read_text(path), source) if path.exists() else None
 
 
-def _command_path(tree: Tree, source: str) -> Path:
+def command_path(tree: Tree, source: str) -> Path:
+    """Where kbuild's record of how a unit is compiled is kept."""
     return tree.objects / "commands-g" / PurePosixPath(source).with_suffix(".cmd")
 
 
@@ -78,7 +79,16 @@ def job(tree: Tree, directory: Path, source: str, variant: Variant) -> Job:
     found = command(tree, source)
     if found is None:
         raise CompileError(f"kbuild left no command for {source}")
-    return Job(source, directory, steps(found, variant))
+    return job_of(tree, directory, source, found, variant)
+
+
+def job_of(tree: Tree, directory: Path, source: str, how: Command, variant: Variant) -> Job:
+    """The same by a given command. The twin of a desk stands where the tree's own is named."""
+    known, here = (f"-fdebug-prefix-map={path}=." for path in (tree.root / "patched", tree.patched))
+    adapted = tuple(
+        tuple(word.replace(known, here) for word in step) for step in steps(how, variant)
+    )
+    return Job(source, directory, adapted)
 
 
 def learn(tree: Tree, units: Sequence[Membership], *, jobs: int) -> None:
@@ -86,7 +96,7 @@ def learn(tree: Tree, units: Sequence[Membership], *, jobs: int) -> None:
 
     Raises CompileError with the compiler's lines.
     """
-    unknown = [unit for unit in units if not _command_path(tree, unit.source).exists()]
+    unknown = [unit for unit in units if not command_path(tree, unit.source).exists()]
     if not unknown:
         return
     targets = [unit.target for unit in unknown]
@@ -118,7 +128,7 @@ def _take(tree: Tree, source: str) -> bool:
             twin.parent.mkdir(parents=True, exist_ok=True)
             twin.hardlink_to(original)
     place(made, stored(tree, Variant(), source))
-    place(record, _command_path(tree, source))
+    place(record, command_path(tree, source))
     return True
 
 

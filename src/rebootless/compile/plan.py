@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -40,9 +41,17 @@ def skipped(patch: SourcePatch) -> frozenset[str]:
 
 
 def make_plan(
-    tree: Tree, patch: SourcePatch, monitor: Monitor, report: StageReport, *, max_units: int
+    tree: Tree,
+    patch: SourcePatch,
+    monitor: Monitor,
+    report: StageReport,
+    *,
+    max_units: int,
+    kbuild: Kbuild | None = None,
 ) -> Plan:
     """Finds the units that `patch` changes; `report` shows how far that is.
+
+    `kbuild` has been asked before, and remembers what it said.
 
     Raises RefusedError (assembly, vDSO, lib.a, too many units ...) with a refusal per file, and
     NoChangeError when this kernel's configuration compiles nothing of it.
@@ -52,7 +61,7 @@ def make_plan(
     for entry in classified.values():
         if entry.kind is Kind.IGNORED:
             monitor.emit(Note(f"{entry.path} is ignored: {entry.reason}"))
-    kbuild = Kbuild(tree.orig)
+    kbuild = kbuild or Kbuild(tree.orig)
     units: dict[str, Membership] = {}
     off: list[str] = []
     roots: list[str] = []
@@ -168,6 +177,7 @@ def nothing_compiled(off: list[str], roots: list[str], patch: SourcePatch) -> No
     )
 
 
+@functools.lru_cache(maxsize=1)  # a process that builds many patches reads it once
 def _include_index(tree: Tree) -> headers.IncludeIndex:
     return headers.index(tree.orig, tree.root / "includes")
 

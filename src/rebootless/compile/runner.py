@@ -26,11 +26,12 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a job ended: `failed` is the step that failed, None when all went well."""
+    """How a job ended after `seconds`: `failed` is the step that failed, None if all went well."""
 
     job: Job
     failed: tuple[str, ...] | None
     output: str
+    seconds: float = 0.0
 
 
 class _Running:
@@ -40,6 +41,7 @@ class _Running:
         self.job = job
         self.output: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (closed at the end)
         self.step = 0
+        self.started = time.monotonic()
         self.process = self._start()
 
     def _start(self) -> subprocess.Popen[bytes]:
@@ -63,7 +65,7 @@ class _Running:
         self.output.seek(0)
         text = self.output.read().decode(errors="replace")
         self.output.close()
-        return Outcome(self.job, failed, text)
+        return Outcome(self.job, failed, text, time.monotonic() - self.started)
 
 
 def run_all(

@@ -69,11 +69,14 @@ class Tree:
     """A prepared source tree and its twin.
 
     `root` holds both, the lock and the cached objects. `compiler` is the program ("gcc-12").
+    `desk` is the folder of a twin and a lock of one's own, where several work at the same tree
+    (see desk.py).
     """
 
     release: str
     root: Path
     compiler: str
+    desk: Path | None = None
 
     @property
     def orig(self) -> Path:
@@ -83,7 +86,12 @@ class Tree:
     @property
     def patched(self) -> Path:
         """The twin in which patched units compile."""
-        return self.root / "patched"
+        return self.bench / "patched"
+
+    @property
+    def bench(self) -> Path:
+        """The folder of the twin, its journal and its lock."""
+        return self.desk or self.root
 
     @property
     def objects(self) -> Path:
@@ -108,7 +116,7 @@ class Tree:
         """Holds the tree for a build; says so when another one has to end first."""
         shown = monitor or NullMonitor()
         note = Note(f"waiting for another build for {self.release} to end")
-        with locked(self.root / "lock", waiting=lambda: shown.emit(note)):
+        with locked(self.bench / "lock", waiting=lambda: shown.emit(note)):
             yield
 
 

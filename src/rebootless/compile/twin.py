@@ -29,7 +29,7 @@ def installed(
     """
     restore(tree)
     journal = {"sources": sorted(contents), "outputs": sorted(outputs)}
-    atomic_write(tree.root / JOURNAL, json.dumps(journal))
+    atomic_write(tree.bench / JOURNAL, json.dumps(journal))
     try:
         for path, content in contents.items():
             replace(tree, path, content)
@@ -49,7 +49,7 @@ def replace(tree: Tree, path: str, content: bytes | None) -> None:
 
 def restore(tree: Tree) -> None:
     """Undoes what the journal holds; does nothing when there is none."""
-    journal = tree.root / JOURNAL
+    journal = tree.bench / JOURNAL
     if not journal.exists():
         return
     try:

@@ -30,6 +30,17 @@ AUTHOR_HEADERS = ("rebootless.h", "rebootless_klp.h", "rebootless_patch.h")
 MAX_UNITS = 60
 
 
+class Way:
+    """How it is found out in what way units compile: by kbuild, which compiles them once."""
+
+    def learn(self, tree: Tree, units: Sequence[Membership], *, jobs: int) -> None:
+        """Makes the commands of `units` known, and may compile the originals."""
+        originals.learn(tree, units, jobs=jobs)
+
+    def compiled(self, outcome: Outcome) -> None:
+        """Is told of each compilation that has ended."""
+
+
 @dataclass(frozen=True)
 class UnitPair:
     """One unit, compiled as shipped and patched.
@@ -55,15 +66,18 @@ def build_pairs(
     jobs: int = 2,
     max_units: int = MAX_UNITS,
     variant: Variant | None = None,
+    kbuild: Kbuild | None = None,
+    way: Way | None = None,
 ) -> tuple[UnitPair, ...]:
     """Compiles every unit that `patch` changes, twice, into the stages 1-orig and 2-patched.
 
-    Does nothing when the stages are complete for the same inputs. Pairs may be identical (a
-    comment, a header whose change does not matter to the unit). Raises PatchInputError (does not
-    apply), RefusedError (not live-patchable), NoChangeError (nothing of it is compiled),
-    CompileError, ResourceError. The twin tree is restored in any case.
+    Does nothing when the stages are complete for the same inputs. `kbuild` has been asked
+    before; `way` is how the originals come to be. Pairs may be identical (a comment, a header whose
+    change does not matter to the unit). Raises PatchInputError (does not apply), RefusedError
+    (not live-patchable), NoChangeError (nothing of it is compiled), CompileError, ResourceError.
+    The twin tree is restored in any case.
     """
-    variant = variant or Variant()
+    variant, way = variant or Variant(), way or Way()
     # `max_units` is no input: whether the stages exist at all depends on it.
     headers = author_headers().values()
     key = fingerprint("pairs-3", str(tree.root), variant.name, patch.text, *headers)
@@ -73,12 +87,12 @@ def build_pairs(
         twin.restore(tree)
         with stage(monitor, "plan", "Applying the patch to the source") as report:
             applied = apply_to(tree, patch, monitor)
-            plan = make_plan(tree, patch, monitor, report, max_units=max_units)
+            plan = make_plan(tree, patch, monitor, report, max_units=max_units, kbuild=kbuild)
             report.result = f"{counted(len(plan.units), 'unit')} to compile"
         with stage(monitor, "compile", "Compiling the touched units twice") as report:
             report.detail("kbuild shows how")
-            originals.learn(tree, plan.units, jobs=jobs)
-            built = _compile(tree, plan, applied, variant, workdir, key, jobs, report)
+            way.learn(tree, plan.units, jobs=jobs)
+            built = _compile(tree, plan, applied, variant, workdir, key, jobs, report, way)
             pairs = tuple(pair_of(unit, workdir) for unit in built)
             readers = sum(unit.source in plan.via_header for unit in built)
             headers_of_kernel = tuple(sorted(plan.headers))
@@ -147,7 +161,7 @@ def finish_originals(jobs: Sequence[Job], tree: Tree, variant: Variant, parallel
         if outcome.failed is None:
             made = tree.orig / object_path(outcome.job.name)
             originals.place(made, stored(tree, variant, outcome.job.name))
-        _dependency_file(tree.orig, outcome.job.name).unlink(missing_ok=True)
+        dependency_file(tree.orig, outcome.job.name).unlink(missing_ok=True)
 
     outcomes = run_all(jobs, parallel=parallel, finished=store)
     originals.check(outcomes, {j.name: f"the kernel's own {j.name} does not compile" for j in jobs})
@@ -162,6 +176,7 @@ def _compile(
     key: str,
     parallel: int,
     report: StageReport,
+    way: Way,
 ) -> tuple[Membership, ...]:
     """Compiles what is missing of the originals, and all patched units, side by side.
 
@@ -176,10 +191,11 @@ def _compile(
         nonlocal done
         done += 1
         report.progress(done, total, outcome.job.name)
+        way.compiled(outcome)
         if outcome.job.directory == tree.orig and outcome.failed is None:
             made = tree.orig / object_path(outcome.job.name)
             originals.place(made, stored(tree, variant, outcome.job.name))
-            _dependency_file(tree.orig, outcome.job.name).unlink(missing_ok=True)
+            dependency_file(tree.orig, outcome.job.name).unlink(missing_ok=True)
 
     with twin.installed(tree, contents_of(applied), outputs):
         # Alternating, so that the two of one unit run side by side.
@@ -210,7 +226,7 @@ def scratch_files(tree: Tree, units: Sequence[Membership]) -> list[str]:
         for unit in units
         for path in (
             tree.patched / object_path(unit.source),
-            _dependency_file(tree.patched, unit.source),
+            dependency_file(tree.patched, unit.source),
         )
     ]
 
@@ -242,7 +258,7 @@ def _check(tree: Tree, applied: Applied, outcomes: Sequence[Outcome]) -> None:
     originals.check([*told, *failed[1:]], {o.job.name: what for o in failed}, hint)
 
 
-def _dependency_file(directory: Path, source: str) -> Path:
+def dependency_file(directory: Path, source: str) -> Path:
     """What `-Wp,-MMD` writes beside the object."""
     path = PurePosixPath(source)
     return directory / path.parent / f".{path.stem}.o.d"
@@ -254,7 +270,7 @@ def _is_affected(tree: Tree, plan: Plan, source: str) -> bool:
         return True
     command = originals.command(tree, source)
     before = command.dependencies if command else ()
-    file = _dependency_file(tree.patched, source)
+    file = dependency_file(tree.patched, source)
     after = parse_dependencies(read_text(file)) if file.exists() else ()
     return any(_normal(path) in plan.headers for path in (*before, *after))
 

@@ -14,7 +14,7 @@ from ..base.errors import CompileError
 from ..base.events import Monitor
 from ..patch.source import SourcePatch
 from . import originals, twin
-from .kbuild import parse_versions
+from .kbuild import Command, parse_versions
 from .tree import Tree
 from .unit import apply_to, contents_of
 
@@ -58,7 +58,14 @@ def compute(
 
 def _computed(tree: Tree, source: str) -> dict[str, int]:
     command = originals.command(tree, source)
-    if command is None or not command.steps:
+    if command is None:
+        raise CompileError(f"kbuild left no command for {source}")
+    return crcs(tree, source, command)
+
+
+def crcs(tree: Tree, source: str, command: Command) -> dict[str, int]:
+    """The CRCs of what a unit exports, as its source stands in the twin. Raises CompileError."""
+    if not command.steps:
         raise CompileError(f"kbuild left no plain command for {source}")
     text = proc.run(preprocessor(command.steps[0]), cwd=tree.patched).stdout
     said = proc.run([tree.patched / GENKSYMS, "-r", "/dev/null"], cwd=tree.patched, input=text)

@@ -114,12 +114,12 @@ def _built(
         meanwhile.read_ahead(job)
         job, pairs = compiled(job, inputs, tree, max_units)
         job = replaced(job, pairs=pairs)
-        units = _matched(job, _differing(job, pairs))
+        units = matched(job, differing(job, pairs))
         with meanwhile.judging(job, units) as tell:
             if from_source:
                 tell()  # nothing is extracted of what is refused
                 job, units = _extracted(job, units, tree)
-            units = _emitted(job, units, pairs)
+            units = emitted(job, units, pairs)
             explained = meanwhile.explain(job, units)
             module = _linked(job, units, tree)
             core = core_for(tree, recorder)
@@ -165,7 +165,7 @@ def _kbuild_path(folder: Path) -> Path:
     return path
 
 
-def _differing(job: Job, pairs: Sequence[UnitPair]) -> list[Unit]:
+def differing(job: Job, pairs: Sequence[UnitPair]) -> list[Unit]:
     """The units whose objects differ. Raises NoChangeError or RefusedError."""
     found: list[Unit] = []
     with stage(job.monitor, "diff", f"Comparing {counted(len(pairs), 'object pair')}") as report:
@@ -247,7 +247,7 @@ def _untraceable(delta: Delta) -> list[Finding]:
     ]
 
 
-def _matched(job: Job, units: Sequence[Unit]) -> list[Unit]:
+def matched(job: Job, units: Sequence[Unit]) -> list[Unit]:
     """Proves every changed function against the shipped code. Raises MismatchError."""
     with stage(job.monitor, "match", "Proving the build against the shipped kernel") as report:
         found = []
@@ -270,8 +270,13 @@ def _originals(delta: Delta) -> set[int]:
     return {ref.orig_symbol for ref in refs if ref.orig_symbol is not None}
 
 
-def _emitted(job: Job, units: Sequence[Unit], pairs: Sequence[UnitPair]) -> list[Unit]:
-    """Resolves every reference and writes the units' objects. Raises RefusedError."""
+def emitted(
+    job: Job, units: Sequence[Unit], pairs: Sequence[UnitPair], first: int = 0
+) -> list[Unit]:
+    """Resolves every reference and writes the units' objects. Raises RefusedError.
+
+    The units are numbered from `first`, so that objects of several builds go into one module.
+    """
     telling.refuse(job, [f for u in units for f in taken_names(u, _positions(job, u))])
     exposed = functools.cache(lambda: exposed_names(pairs))  # seldom asked for
     siblings = frozenset(
@@ -285,7 +290,7 @@ def _emitted(job: Job, units: Sequence[Unit], pairs: Sequence[UnitPair]) -> list
     with stage(job.monitor, "resolve", "Resolving symbols"):
         found = [
             replaced(u, emitted=_emit(job, u, n, siblings, lambda name: name in exposed()))
-            for n, u in enumerate(units)
+            for n, u in enumerate(units, first)
         ]
     telling.refuse(job, [f for u in found if u.emitted for f in u.emitted.refused])
     for unit in found:
@@ -347,7 +352,7 @@ def _linked(job: Job, units: Sequence[Unit], tree: Tree) -> bytes:
             states=merge_states(u.delta.states for u in units),
             namespaces=frozenset().union(*(e.namespaces for e in emitted)),
             mirrors=[m for e in emitted for m in e.mirrors],
-            max_symbol=_max_symbol(tree),
+            max_symbol=max_symbol(tree),
             livepatch=job.kernel.has_livepatch,
             symvers=job.kernel.more_symvers,
         )
@@ -356,7 +361,7 @@ def _linked(job: Job, units: Sequence[Unit], tree: Tree) -> bytes:
     return module
 
 
-def _max_symbol(tree: Tree) -> int:
+def max_symbol(tree: Tree) -> int:
     """KSYM_NAME_LEN - 1 of this kernel: 127 before 6.1, 511 since."""
     header = tree.orig / "include/linux/kallsyms.h"
     found = re.search(rb"#define\s+KSYM_NAME_LEN\s+(\d+)", read_bytes(header))
@@ -368,14 +373,14 @@ def _objects(units: Sequence[Unit]) -> list[PatchedObject]:
     return [
         PatchedObject(
             name,
-            tuple(f for unit in group for f in _functions(unit)),
-            tuple(c for unit in group for c in _callbacks(unit)),
+            tuple(f for unit in group for f in patched_functions(unit)),
+            tuple(c for unit in group for c in unit_callbacks(unit)),
         )
         for name, group in by_object(units).items()
     ]
 
 
-def _functions(unit: Unit) -> Iterator[PatchedFunction]:
+def patched_functions(unit: Unit) -> Iterator[PatchedFunction]:
     """What a unit patches. Raises MismatchError for a function that is not proven."""
     assert unit.match is not None and unit.emitted is not None
     for f in unit.emitted.functions:
@@ -385,7 +390,7 @@ def _functions(unit: Unit) -> Iterator[PatchedFunction]:
         yield PatchedFunction(f.symbol, proven.name, proven.sympos)
 
 
-def _callbacks(unit: Unit) -> Iterator[UnitCallbacks]:
+def unit_callbacks(unit: Unit) -> Iterator[UnitCallbacks]:
     assert unit.emitted is not None
     if unit.emitted.callbacks:
         yield {c.kind: c.symbol for c in unit.emitted.callbacks}
