@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Protocol, TextIO
 
-from .words import visible
+from .words import duration, visible
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -39,6 +39,21 @@ class StageProgress:
     detail: str = ""
     done: int | None = None
     total: int | None = None
+
+
+@dataclass(frozen=True)
+class ItemDone:
+    """One of many things that a running stage works through has ended: the `done`th of `total`.
+
+    `text` says how; `left` are the seconds that the others will take, by what these took, None
+    while that cannot be told.
+    """
+
+    name: str
+    text: str
+    done: int
+    total: int
+    left: float | None = None
 
 
 @dataclass(frozen=True)
@@ -66,7 +81,7 @@ class Warned:
     text: str
 
 
-Event = StageStarted | StageProgress | StageFinished | Note | Warned
+Event = StageStarted | StageProgress | ItemDone | StageFinished | Note | Warned
 
 
 class Monitor(Protocol):
@@ -112,6 +127,8 @@ class PlainMonitor:
                 mark = "ok " if event.ok else "FAILED"
                 detail = f" ({event.detail})" if event.detail else ""
                 line = f"{mark} {event.title}{detail}  {event.seconds:.1f} s"
+            case ItemDone():
+                line = f"   {event.done}/{event.total} {event.text}{_remaining(event)}"
             case Note():
                 line = f"   {event.text}"
             case Warned():
@@ -119,6 +136,10 @@ class PlainMonitor:
             case _:
                 return
         print(visible(line), file=self.stream, flush=True)
+
+
+def _remaining(event: ItemDone) -> str:
+    return f"  ({duration(event.left)} left)" if event.left is not None else ""
 
 
 class JsonMonitor:
@@ -174,6 +195,12 @@ class RichMonitor:
                 if (task := self._tasks.get(event.name)) is not None:
                     said = self._escape(event.detail)
                     self._live().update(task, completed=event.done, total=event.total, detail=said)
+            case ItemDone():
+                if (task := self._tasks.get(event.name)) is not None:
+                    said = f"{event.done}/{event.total} {event.text}{_remaining(event)}"
+                    said = self._escape(said)
+                    done, total = event.done, event.total
+                    self._live().update(task, completed=done, total=total, detail=said)
             case StageFinished():
                 self._finish(event)
             case Note():

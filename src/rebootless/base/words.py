@@ -24,3 +24,11 @@ def few(names: Sequence[str]) -> str:
 def visible(text: str) -> str:
     """A text with control characters spelled out: a patch's title must not steer the terminal."""
     return text if text.isprintable() else _CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+def duration(seconds: float) -> str:
+    """A length of time that is not known exactly, in words: 'about 25 min'."""
+    if seconds < 50:
+        return f"about {max(10, round(seconds / 10) * 10)} s"
+    minutes = round(seconds / 60)
+    return f"about {minutes} min" if minutes < 100 else f"about {seconds / 3600:.1f} h"

@@ -82,7 +82,7 @@ def write_bundle(
             f"{archive.MODULES}{job.name}.ko": module,
             **{f"{archive.SOURCES}{name}": text for name, text in job.sources.items()},
             **({archive.SOURCE_PATCH: job.patch.text} if job.patch.files else {}),
-            archive.MATCH: _json(_evidence(units)),
+            archive.MATCH: _json(evidence(units)),
             archive.REPORT: _json(report),
             archive.EXPLAIN: compact(explained),
             **({archive.CORE: read_bytes(core.path)} if core else {}),
@@ -173,7 +173,7 @@ def _report(job: Job, units: Sequence[Unit]) -> dict[str, Any]:
     }
 
 
-def _evidence(units: Sequence[Unit]) -> dict[str, Any]:
+def evidence(units: Sequence[Unit]) -> dict[str, Any]:
     """The run-pre evidence: every function of every touched unit, and how it compared."""
     found = []
     for unit in units:

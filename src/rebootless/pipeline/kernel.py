@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from ..base.errors import NotFoundError
 from ..base.events import Monitor, NullMonitor
@@ -32,7 +33,8 @@ from ..provider.local import LocalProvider
 class ShippedKernel:
     """One kernel as it is shipped: image, symbols, exports and modules, each read when needed.
 
-    `modules` are out-of-tree ones by name; `more_symvers` are the exports of such.
+    `modules` are out-of-tree ones by name; `more_symvers` are the exports of such. `types` is
+    filled by whoever reads them (layouts.py).
     """
 
     files: KernelFiles
@@ -40,6 +42,7 @@ class ShippedKernel:
     more_symvers: tuple[Path, ...] = ()
     _modules: dict[str, ModuleImage] = field(default_factory=dict, init=False, repr=False)
     _shipped: dict[str, Shipped] = field(default_factory=dict, init=False, repr=False)
+    types: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
 
     @cached_property
     def image(self) -> KernelImage:
@@ -97,6 +100,14 @@ class ShippedKernel:
                 )
             self._modules[name] = load_module(path)
         return self._modules[name]
+
+    def forget(self, most: int) -> None:
+        """Drops what was read of modules once there are more than `most`, for a long run."""
+        if len(self._modules) > most:
+            self._modules.clear()
+            for facts in (self._shipped, self.types):
+                for name in facts.keys() - {VMLINUX}:
+                    del facts[name]
 
     def module_read_only(self, module: str, symbol: str) -> bool:
         """Whether a module's symbol may be read-only once it is loaded: so if it cannot be told."""

@@ -63,8 +63,13 @@ def layouts(job: Job, units: Sequence[Unit]) -> Verdict:
 def shipped_types(kernel: ShippedKernel) -> Callable[[str], ShippedTypes | None]:
     """Tells the types of vmlinux or of a module as they are shipped; None for what lacks them."""
 
-    @functools.cache
     def of(module: str) -> ShippedTypes | None:
+        if module not in kernel.types:
+            kernel.types[module] = read(module)
+        known: ShippedTypes | None = kernel.types[module]
+        return known
+
+    def read(module: str) -> ShippedTypes | None:
         base = None if module == VMLINUX else of(VMLINUX)
         elf = kernel.image.elf if module == VMLINUX else kernel.module(module).elf
         section = elf.section_by_name.get(BTF)

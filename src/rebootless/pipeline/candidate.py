@@ -1,0 +1,175 @@
+"""One part of an update after the other, built at a desk: the shipped kernel is read once.
+
+A candidate goes through every stage of `building` but the link: compiled, compared, proven,
+checked, resolved. What that leaves is kept (translate.store), and linked with others later.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ..base.collector import seldom_collected
+from ..base.errors import (
+    CommandError,
+    NotFoundError,
+    RebootlessError,
+    ResourceError,
+)
+from ..base.events import NullMonitor, RecordingMonitor
+from ..base.workdir import Workdir
+from ..compile.desk import Desk
+from ..diff.delta import Finding
+from ..module.resolve import VMLINUX
+from ..patch.source import combine, parse
+from ..translate.model import Candidate, Cause, Function, Outcome, Result, Told
+from ..translate.parts import NO_ADDRESS, Called, Part, PartUnit, Redirected
+from . import building, telling
+from .artifact import evidence
+from .checking import check
+from .job import Job, Unit
+from .kernel import ShippedKernel
+
+NAME = "rebootless_translated"
+# Failures of this machine, which say nothing of the candidate.
+PASSING = (ResourceError, CommandError, NotFoundError)
+KEPT_MODULES = 8
+
+
+class Builder:
+    """Builds candidates for one kernel at one desk."""
+
+    def __init__(self, kernel: ShippedKernel, desk: Desk, scratch: Path, *, max_units: int) -> None:
+        self.kernel = kernel
+        self.desk = desk
+        self.scratch = scratch
+        self.max_units = max_units
+
+    def build(self, candidate: Candidate) -> tuple[Result, Part | None]:
+        """What becomes of a candidate, with what there is to link if it can be applied.
+
+        Raises ResourceError, CommandError and NotFoundError for what says nothing of the candidate.
+        """
+        started, compiled = time.monotonic(), self.desk.seconds
+        job = self._job(candidate)
+        units: list[Unit] = []
+        failure: RebootlessError | None = None
+        part = None
+        try:
+            with seldom_collected():
+                units = self._stages(job, candidate)
+                part = part_of(candidate.key, units)
+        except PASSING:
+            raise
+        except RebootlessError as exc:
+            failure = exc
+        finally:
+            shutil.rmtree(job.work.root, ignore_errors=True)
+            self.kernel.forget(KEPT_MODULES)
+        seconds = self.desk.seconds - compiled
+        result = replace(
+            judged(candidate, failure, job.warnings, _functions(part)),
+            units=tuple(u.source for u in part.units) if part else candidate.units,
+            seconds_compile=round(seconds, 3),
+            seconds_ours=round(max(0.0, time.monotonic() - started - seconds), 3),
+        )
+        return result, part
+
+    def _job(self, candidate: Candidate) -> Job:
+        patch = combine([parse(candidate.patch.encode(errors="surrogateescape"), candidate.key)])
+        return Job(
+            NAME,
+            "1",
+            patch,
+            self.kernel,
+            True,
+            candidate.cves,
+            Workdir(self.scratch / candidate.key),
+            RecordingMonitor(NullMonitor()),
+            tree=self.desk.tree,
+        )
+
+    def _stages(self, job: Job, candidate: Candidate) -> list[Unit]:
+        """The stages of a build, without the link. Raises what `pipeline.build` does."""
+        pairs = self.desk.pairs(job.patch, job.work, max_units=self.max_units)
+        job = replace(job, pairs=pairs)
+        units = building.matched(job, building.differing(job, pairs))
+        telling.judge(job, check(job, units))
+        # Numbers of its own: its symbols meet those of other candidates in one module.
+        return building.emitted(job, units, pairs, first=int(candidate.key[:12], 16) * 1000)
+
+
+def part_of(key: str, units: Sequence[Unit]) -> Part:
+    """What a module needs of emitted units. Raises MismatchError for an unproven function."""
+    found, objects = [], []
+    facts = evidence(units)["units"]
+    for unit, proof in zip(units, facts, strict=True):
+        assert unit.emitted is not None
+        found.append(_part_unit(unit, proof))
+        objects.append(unit.emitted.data)
+    return Part(key, tuple(found), tuple(objects))
+
+
+def _part_unit(unit: Unit, proof: dict[str, Any]) -> PartUnit:
+    assert unit.emitted is not None and unit.match is not None
+    in_image = unit.pair.module == VMLINUX
+    redirected = []
+    for f, entry in zip(unit.emitted.functions, building.patched_functions(unit), strict=True):
+        address = unit.match.proven[f.orig_symbol].place if in_image else NO_ADDRESS
+        redirected.append(
+            Redirected(
+                entry.symbol, entry.old_name, entry.position, f.size_old, f.size_new, address
+            )
+        )
+    return PartUnit(
+        unit.pair.source,
+        unit.pair.module,
+        tuple(redirected),
+        tuple(Called(c.kind.value, c.symbol, c.name) for c in unit.emitted.callbacks),
+        tuple(sorted(unit.emitted.namespaces)),
+        unit.emitted.mirrors,
+        unit.delta.states,
+        json.dumps(
+            {"source": unit.pair.source, "object": unit.pair.module, **unit.delta.to_json()}
+        ),
+        json.dumps(proof),
+    )
+
+
+def judged(
+    candidate: Candidate,
+    failure: RebootlessError | None,
+    warnings: Sequence[Finding],
+    functions: tuple[Function, ...],
+) -> Result:
+    """What a build's end says of a candidate."""
+    refusals = getattr(failure, "refusals", ())
+    told = tuple(Told(f.code, f.symbol, f.message, True) for f in refusals)
+    told += tuple(Told(f.code, f.symbol, f.message) for f in warnings)
+    if failure is None:
+        objects = tuple(dict.fromkeys(f.object for f in functions))
+        return Result(
+            candidate.key,
+            Outcome.LIVE_PATCH,
+            Cause.NONE,
+            functions=functions,
+            objects=objects,
+            findings=told,
+        )
+    outcome, cause = {
+        "no-change": (Outcome.NO_EFFECT, Cause.SAME_CODE),
+        "refused": (Outcome.REBOOT, Cause.UNSAFE),
+        "mismatch": (Outcome.FAILED, Cause.MISMATCH),
+        "compile": (Outcome.FAILED, Cause.NOT_COMPILING),
+    }.get(failure.code, (Outcome.FAILED, Cause.ERROR))
+    return Result(candidate.key, outcome, cause, failure.message, failure.hint or "", findings=told)
+
+
+def _functions(part: Part | None) -> tuple[Function, ...]:
+    units = part.units if part else ()
+    return tuple(Function(u.object, u.source, f.old_name) for u in units for f in u.functions)
