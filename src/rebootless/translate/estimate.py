@@ -1,8 +1,9 @@
 """How long the rest takes: by what was done of the same run, weighed by the size of what is left.
 
 Most of a small unit's time goes into the headers that every unit reads, so a unit weighs its own
-bytes and a constant. What matters is the time that has gone by, whatever else the machine does and
-however many work: the estimate follows what is, and says nothing before there is something to go by.
+bytes and a constant. What matters is the time that has gone by, whatever else the machine does
+and however many work: the estimate follows what is, and says nothing before there is enough to go
+by.
 """
 
 from __future__ import annotations
