@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace as replaced
 from pathlib import Path
 
 from ..base.collector import seldom_collected
-from ..base.errors import MismatchError, NoChangeError, PatchInputError, RefusedError
+from ..base.errors import NoChangeError, PatchInputError, RefusedError
 from ..base.events import Monitor, NullMonitor, RecordingMonitor, stage
-from ..base.fs import cache_root, os_failure, read_bytes
+from ..base.fs import cache_root, os_failure
 from ..base.words import counted
 from ..base.workdir import Workdir
 from ..bundle import archive, naming
@@ -20,15 +20,11 @@ from ..compile.unit import UnitPair
 from ..diff import Delta
 from ..diff.delta import NO_FENTRY_INFORMATION, Finding, KernelRef
 from ..elf.model import ElfFile
-from ..elf.reader import parse as parse_elf
 from ..elf.reader import read as read_elf
 from ..match import Status, match_unit
-from ..module.abi import check_abi
 from ..module.emit import EmittedUnit, emit
-from ..module.features import UnitCallbacks, glue_symbols, merge_states, state_findings
-from ..module.link import PatchedFunction, PatchedObject, link
+from ..module.features import glue_symbols, merge_states, state_findings
 from ..module.positions import KernelPositions
-from ..module.relocs import MAX_SYMBOL_OLD
 from ..module.resolve import VMLINUX, Proof, Resolver
 from ..provider.base import KernelFiles
 from ..provider.local import LocalProvider
@@ -38,8 +34,9 @@ from .artifact import BuildResult, write_bundle
 from .cores import core_for
 from .external import ExternalModule
 from .inputs import Inputs, compiled, delta_of, read_inputs
-from .job import Job, Unit, by_object
+from .job import Job, Unit
 from .kernel import ShippedKernel, find
+from .linking import linked
 from .meanwhile import Meanwhile
 from .newly_global import exposed_names, taken_names
 
@@ -121,7 +118,7 @@ def _built(
                 job, units = _extracted(job, units, tree)
             units = emitted(job, units, pairs)
             explained = meanwhile.explain(job, units)
-            module = _linked(job, units, tree)
+            module = linked(job, units, tree)
             core = core_for(tree, recorder)
         telling.warn_of_unused(job)
         if from_source:
@@ -333,64 +330,3 @@ def _emit(
         module_read_only=job.kernel.module_read_only,
     )
     return emit(unit.delta, resolver, number)
-
-
-def _linked(job: Job, units: Sequence[Unit], tree: Tree) -> bytes:
-    """The finished patch module. Raises CompileError or MismatchError."""
-    emitted = [u.emitted for u in units if u.emitted]
-    with (
-        stage(job.monitor, "link", "Linking the patch module"),
-        job.work.running("4-module", "") as folder,
-    ):
-        module = link(
-            job.name,
-            objects=_objects(units),
-            units=[e.data for e in emitted],
-            make=tree.make,
-            folder=folder,
-            replace=job.replace,
-            states=merge_states(u.delta.states for u in units),
-            namespaces=frozenset().union(*(e.namespaces for e in emitted)),
-            mirrors=[m for e in emitted for m in e.mirrors],
-            max_symbol=max_symbol(tree),
-            livepatch=job.kernel.has_livepatch,
-            symvers=job.kernel.more_symvers,
-        )
-        check_abi(parse_elf(module, name=job.name), job.kernel.some_modules())
-        (folder / "final.ko").write_bytes(module)
-    return module
-
-
-def max_symbol(tree: Tree) -> int:
-    """KSYM_NAME_LEN - 1 of this kernel: 127 before 6.1, 511 since."""
-    header = tree.orig / "include/linux/kallsyms.h"
-    found = re.search(rb"#define\s+KSYM_NAME_LEN\s+(\d+)", read_bytes(header))
-    return int(found[1]) - 1 if found else MAX_SYMBOL_OLD
-
-
-def _objects(units: Sequence[Unit]) -> list[PatchedObject]:
-    """The functions and callbacks of each object."""
-    return [
-        PatchedObject(
-            name,
-            tuple(f for unit in group for f in patched_functions(unit)),
-            tuple(c for unit in group for c in unit_callbacks(unit)),
-        )
-        for name, group in by_object(units).items()
-    ]
-
-
-def patched_functions(unit: Unit) -> Iterator[PatchedFunction]:
-    """What a unit patches. Raises MismatchError for a function that is not proven."""
-    assert unit.match is not None and unit.emitted is not None
-    for f in unit.emitted.functions:
-        proven = unit.match.proven.get(f.orig_symbol)
-        if proven is None or proven.sympos is None or proven.offset:
-            raise MismatchError(f"'{f.name}' has no provable position in {unit.pair.module}")
-        yield PatchedFunction(f.symbol, proven.name, proven.sympos)
-
-
-def unit_callbacks(unit: Unit) -> Iterator[UnitCallbacks]:
-    assert unit.emitted is not None
-    if unit.emitted.callbacks:
-        yield {c.kind: c.symbol for c in unit.emitted.callbacks}

@@ -34,6 +34,7 @@ from .artifact import evidence
 from .checking import check
 from .job import Job, Unit
 from .kernel import ShippedKernel
+from .linking import patched_functions
 
 NAME = "rebootless_translated"
 # Failures of this machine, which say nothing of the candidate.
@@ -119,7 +120,7 @@ def _part_unit(unit: Unit, proof: dict[str, Any]) -> PartUnit:
     assert unit.emitted is not None and unit.match is not None
     in_image = unit.pair.module == VMLINUX
     redirected = []
-    for f, entry in zip(unit.emitted.functions, building.patched_functions(unit), strict=True):
+    for f, entry in zip(unit.emitted.functions, patched_functions(unit), strict=True):
         address = unit.match.proven[f.orig_symbol].place if in_image else NO_ADDRESS
         redirected.append(
             Redirected(
