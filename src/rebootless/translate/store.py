@@ -35,7 +35,8 @@ DECIDING = (
     "compile", "diff", "elf", "kernel", "kmod", "match", "module", "patch", "safety", "types",
     "pipeline/building.py", "pipeline/candidate.py", "pipeline/checking.py", "pipeline/copies.py",
     "pipeline/importers.py", "pipeline/layouts.py", "pipeline/linking.py",
-    "pipeline/newly_global.py", "pipeline/versions.py", "translate/model.py", "translate/outcome.py", "translate/parts.py",
+    "pipeline/newly_global.py", "pipeline/versions.py",
+    "translate/model.py", "translate/outcome.py", "translate/parts.py",
 )  # fmt: skip
 _DAMAGE = (zipfile.BadZipFile, zlib.error, KeyError, ValueError, OSError, EOFError)
 
