@@ -183,10 +183,26 @@ def kill_group(process: subprocess.Popen[bytes]) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGTERM)
         deadline = time.monotonic() + TERM_SECONDS
-        while not _has_ended(process.pid) and time.monotonic() < deadline:
+        while not _group_has_ended(process.pid) and time.monotonic() < deadline:
             time.sleep(0.005)
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+
+
+def _group_has_ended(leader: int) -> bool:
+    """Whether nothing of a child's group runs any more.
+
+    The leader may go before those that it started, as one does that only waits for a program in
+    another namespace.
+    """
+    if not _has_ended(leader):
+        return False
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, _, group = path.read_text().rpartition(")")[2].split()[:3]
+            if int(group) == leader and state not in "ZX":
+                return False
+    return True
 
 
 def _has_ended(pid: int) -> bool:

@@ -19,6 +19,7 @@ class Verb:
 VERBS: dict[str, Verb] = {
     "doctor": Verb("Tell whether this machine can build, test and apply live patches."),
     "kernels": Verb("List the kernels that can be patched; fetch what a build needs."),
+    "toolchain": Verb("List the compilers of other releases in the cache; make and remove them."),
     "build": Verb("Build a live patch from a source patch, and prove that it fits."),
     "new": Verb("Write a C file to start a hand-written live patch from."),
     "diff": Verb("Compare two object files function by function."),

@@ -22,6 +22,7 @@ from ..base.events import Monitor, stage
 from ..base.fs import atomic_write, cache_root, locked, os_failure, read_bytes, read_text
 from ..base.workdir import fingerprint
 from ..provider.base import compiler_of
+from ..provider.toolchain import NATIVE, Toolchain
 from .originals import error_lines
 from .tree import Tree, make_command
 
@@ -41,11 +42,12 @@ class Headers:
     release: str
     directory: Path
     compiler: str
+    toolchain: Toolchain = NATIVE
 
     @classmethod
     def of_tree(cls, tree: Tree) -> Headers:
         """A prepared tree of the cache."""
-        return cls(tree.release, tree.orig, tree.compiler)
+        return cls(tree.release, tree.orig, tree.compiler, tree.toolchain)
 
     @classmethod
     def installed(cls, release: str, root: Path = Path("/")) -> Headers | None:
@@ -106,7 +108,7 @@ def _identity(headers: Headers) -> Iterator[str | bytes]:
     """All of the kernel that the module depends on."""
     yield headers.release
     yield headers.compiler
-    yield proc.run([headers.compiler, "--version"], timeout=20).stdout
+    yield proc.run(headers.toolchain.inside([headers.compiler, "--version"]), timeout=20).stdout
     for name in ("Module.symvers", ".config"):
         yield read_bytes(headers.directory / name)
 
@@ -135,7 +137,7 @@ def _make(headers: Headers, folder: Path) -> bytes:
         "modules",
         flags=("-g0", f"-ffile-prefix-map={folder}/="),
     )
-    result = proc.run(argv, check=False, timeout=600)
+    result = proc.run(headers.toolchain.inside(argv), check=False, timeout=600)
     built = folder / f"{NAME}.ko"
     if result.returncode or not built.exists():
         output = f"{result.stdout}\n{result.stderr}"

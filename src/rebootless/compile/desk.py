@@ -84,7 +84,7 @@ class Desk(Way):
 
     def __init__(self, tree: Tree) -> None:
         self.tree = tree
-        self.kbuild = Kbuild(tree.orig)
+        self.kbuild = Kbuild(tree.orig, tree.toolchain)
         self.seconds = 0.0
 
     def pairs(

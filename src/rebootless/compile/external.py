@@ -215,10 +215,9 @@ def _build(tree: Tree, source: ModuleSource, folder: Path, jobs: int) -> None:
     # What another module exports is only missing in the module made here, which nobody loads.
     more += objtool_now(tree.orig)
     arguments = [f"M={folder}", "KBUILD_MODPOST_WARN=1", *more, "modules"]
-    argv = make_command(
-        tree.orig, tree.release, tree.compiler, *arguments, jobs=jobs, flags=unit_flags(tree.root)
-    )
-    result = proc.run(argv, check=False)
+    flags = unit_flags(tree.root)
+    argv = make_command(tree.orig, tree.release, tree.compiler, *arguments, jobs=jobs, flags=flags)
+    result = proc.run(tree.inside(argv), check=False)
     if result.returncode or not _modules(folder):
         output = result.stdout + "\n" + result.stderr
         if (full := proc.out_of_space(output, folder)) is not None:
@@ -336,7 +335,7 @@ def _job(tree: Tree, unit: _Unit, folder: Path, side: Path, place: str) -> Job:
     if unit.command.steps:
         first = (*first, f"-ffile-prefix-map={folder}={place}")
     steps = ((word.replace(str(folder), str(side)) for word in step) for step in (first, *others))
-    return Job(unit.source, tree.orig, tuple(map(tuple, steps)))
+    return Job(unit.source, tree.orig, tuple(tuple(tree.inside(list(step))) for step in steps))
 
 
 def _link(folder: Path, patched: Path, contents: Mapping[str, bytes | None]) -> None:

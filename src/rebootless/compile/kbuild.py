@@ -23,6 +23,7 @@ from pathlib import Path, PurePosixPath
 from ..base import proc
 from ..base.errors import CompileError
 from ..base.fs import read_text
+from ..provider.toolchain import NATIVE, Toolchain
 
 PROBE = """
 obj := $(REBOOTLESS_DIR)
@@ -121,8 +122,9 @@ class Lists:
 class Kbuild:
     """Asks make about the directories of one prepared tree; remembers what it said."""
 
-    def __init__(self, tree: Path) -> None:
+    def __init__(self, tree: Path, toolchain: Toolchain = NATIVE) -> None:
         self.tree = tree
+        self.toolchain = toolchain
         self._lists = functools.cache(self._ask)
         self._reaching_out = functools.cache(self._find_reaching_out)
 
@@ -270,7 +272,7 @@ class Kbuild:
             return None
         argv = ["make", "-s", "--no-print-directory", "-r", "-f", "-", f"REBOOTLESS_DIR={folder}"]
         argv += [f"CONFIG_{option}=y" for option in extra] + ["rebootless"]
-        result = proc.run(argv, cwd=self.tree, input=PROBE, check=False)
+        result = proc.run(self.toolchain.inside(argv), cwd=self.tree, input=PROBE, check=False)
         return parse_lists(result.stdout, str(makefile.relative_to(self.tree)))
 
 

@@ -31,7 +31,7 @@ def defining_unit(tree: Tree, function: str, *, unit: str = "", owner: str = "")
 
     Raises NotFoundError (no unit, or none that this kernel compiles) and PatchInputError (several).
     """
-    kbuild = Kbuild(tree.orig)
+    kbuild = Kbuild(tree.orig, tree.toolchain)
     if unit:
         return compiled_unit(tree, unit)
     files = _mentioning(tree.orig, function, "*.c")
@@ -57,7 +57,7 @@ def compiled_unit(tree: Tree, source: str) -> Membership:
             f"the kernel's source has no file {source}",
             hint="a unit is named by its path from the top of the source, as in fs/proc/version.c",
         )
-    found = Kbuild(tree.orig).membership_if_built(source)
+    found = Kbuild(tree.orig, tree.toolchain).membership_if_built(source)
     if found is None:
         raise NotFoundError(
             f"the kernel {tree.release} does not compile {source}",

@@ -86,7 +86,8 @@ def job_of(tree: Tree, directory: Path, source: str, how: Command, variant: Vari
     """The same by a given command. The twin of a desk stands where the tree's own is named."""
     known, here = (f"-fdebug-prefix-map={path}=." for path in (tree.root / "patched", tree.patched))
     adapted = tuple(
-        tuple(word.replace(known, here) for word in step) for step in steps(how, variant)
+        tuple(tree.inside([word.replace(known, here) for word in step]))
+        for step in steps(how, variant)
     )
     return Job(source, directory, adapted)
 
@@ -152,7 +153,7 @@ def check(outcomes: Sequence[Outcome], what: Mapping[str, str], hint: str = NOT_
         assert first.failed is not None
         if (full := proc.out_of_space(first.output, first.job.directory)) is not None:
             raise full
-        lines = error_lines(first.output) or f"  {first.failed[0]} failed without a word"
+        lines = error_lines(first.output) or f"  {' '.join(first.failed[:2])} failed without a word"
         count = len(failed) - 1
         more = f" (and {count} more unit{'s' if count > 1 else ''})" if count else ""
         raise CompileError(

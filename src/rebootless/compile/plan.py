@@ -61,7 +61,7 @@ def make_plan(
     for entry in classified.values():
         if entry.kind is Kind.IGNORED:
             monitor.emit(Note(f"{entry.path} is ignored: {entry.reason}"))
-    kbuild = kbuild or Kbuild(tree.orig)
+    kbuild = kbuild or Kbuild(tree.orig, tree.toolchain)
     units: dict[str, Membership] = {}
     off: list[str] = []
     roots: list[str] = []

@@ -62,7 +62,7 @@ def _command(tree: Tree, source: str) -> list[str]:
 
 def _run(argv: Sequence[str], tree: Tree, source: str) -> str:
     try:
-        return proc.run(argv, cwd=tree.patched).stdout
+        return proc.run(tree.inside(argv), cwd=tree.patched).stdout
     except CommandError as exc:
         raise CompileError(
             f"{source} cannot be preprocessed:\n{originals.error_lines(exc.output)}"

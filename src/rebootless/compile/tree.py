@@ -40,7 +40,8 @@ from ..base.fs import (
 from ..base.workdir import fingerprint
 from ..kernel import config as kernel_config
 from ..provider.base import KernelFiles, SourceTarball, SourceTree
-from ..provider.toolchain import find_compiler
+from ..provider.rootmaking import obtain
+from ..provider.toolchain import NATIVE, Toolchain
 from . import untar
 
 LAYOUT = "trees-2"
@@ -68,7 +69,8 @@ HEADERS = {"gelf.h": "libelf-dev", "openssl/opensslv.h": "libssl-dev"}
 class Tree:
     """A prepared source tree and its twin.
 
-    `root` holds both, the lock and the cached objects. `compiler` is the program ("gcc-12").
+    `root` holds both, the lock and the cached objects. `compiler` is the program ("gcc-12"), and
+    `toolchain` where it is: all programs that compile run through `inside`.
     `desk` is the folder of a twin and a lock of one's own, where several work at the same tree
     (see desk.py).
     """
@@ -77,6 +79,7 @@ class Tree:
     root: Path
     compiler: str
     desk: Path | None = None
+    toolchain: Toolchain = NATIVE
 
     @property
     def orig(self) -> Path:
@@ -100,7 +103,13 @@ class Tree:
 
     def make(self, *arguments: str, jobs: int = 2) -> list[str]:
         """The command line of make for `M=DIR` module builds."""
-        return make_command(self.orig, self.release, self.compiler, *arguments, jobs=jobs)
+        return self.inside(
+            make_command(self.orig, self.release, self.compiler, *arguments, jobs=jobs)
+        )
+
+    def inside(self, argv: Sequence[str | Path]) -> list[str]:
+        """The command line that runs `argv` where the tree's compiler and host programs are."""
+        return self.toolchain.inside(argv)
 
     def make_units(self, *targets: str, jobs: int = 2) -> list[str]:
         """The command line of make for targets in `orig`.
@@ -108,8 +117,16 @@ class Tree:
         Always the same variables: kbuild remakes what is prepared when a command line changes.
         """
         flags = unit_flags(self.root)
-        argv = (*objtool_now(self.orig), *targets)
-        return make_command(self.orig, self.release, self.compiler, *argv, jobs=jobs, flags=flags)
+        argv = make_command(
+            self.orig,
+            self.release,
+            self.compiler,
+            *objtool_now(self.orig),
+            *targets,
+            jobs=jobs,
+            flags=flags,
+        )
+        return self.inside(argv)
 
     @contextlib.contextmanager
     def locked(self, monitor: Monitor | None = None) -> Iterator[None]:
@@ -178,12 +195,14 @@ def prepare(files: KernelFiles, monitor: Monitor) -> Tree:
     Raises CompileError (a build dependency is missing, kbuild fails), NotFoundError, ResourceError
     (disk). An interrupted preparation leaves nothing that a later one would take for finished.
     """
-    root = cache_root() / "trees" / f"{files.release}-{_fingerprint(files)[:12]}"
-    tree = Tree(files.release, root, files.compiler)
+    toolchain = obtain(files.compiler_text, monitor)
+    key = _fingerprint(files, toolchain)
+    root = cache_root() / "trees" / f"{files.release}-{key[:12]}"
+    tree = Tree(files.release, root, files.compiler, toolchain=toolchain)
     if (root / MARKER).exists():
         return tree
-    find_compiler(files.compiler_text, monitor)
-    check_programs(files.compiler)
+    if not toolchain.enter:
+        check_programs(files.compiler)
     note = Note(f"waiting for another one that prepares the source of {files.release}")
     with locked(root.with_name(f".{root.name}.lock"), waiting=lambda: monitor.emit(note)):
         if not (root / MARKER).exists():
@@ -191,13 +210,7 @@ def prepare(files: KernelFiles, monitor: Monitor) -> Tree:
     return tree
 
 
-def cached(files: KernelFiles) -> Tree | None:
-    """The prepared tree of a kernel when the cache has it; makes nothing."""
-    root = cache_root() / "trees" / f"{files.release}-{_fingerprint(files)[:12]}"
-    return Tree(files.release, root, files.compiler) if (root / MARKER).exists() else None
-
-
-def _fingerprint(files: KernelFiles) -> str:
+def _fingerprint(files: KernelFiles, toolchain: Toolchain) -> str:
     return fingerprint(
         LAYOUT,
         " ".join(MODULE_FLAGS),
@@ -207,6 +220,7 @@ def _fingerprint(files: KernelFiles) -> str:
         read_bytes(files.config),
         read_bytes(files.symvers),
         _source_identity(files.source),
+        *filter(None, [toolchain.identity]),
     )
 
 

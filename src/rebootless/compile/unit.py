@@ -128,7 +128,7 @@ def build_originals(
     that `build_pairs` has compiled, or that the configuration compiles. Raises CompileError.
     """
     with tree.locked(monitor):
-        asked = Kbuild(tree.orig)
+        asked = Kbuild(tree.orig, tree.toolchain)
         units = [asked.membership(source) for source in sources]
         off = [unit.source for unit in units if unit.fate is Fate.OFF]
         if off:

@@ -67,8 +67,9 @@ def crcs(tree: Tree, source: str, command: Command) -> dict[str, int]:
     """The CRCs of what a unit exports, as its source stands in the twin. Raises CompileError."""
     if not command.steps:
         raise CompileError(f"kbuild left no plain command for {source}")
-    text = proc.run(preprocessor(command.steps[0]), cwd=tree.patched).stdout
-    said = proc.run([tree.patched / GENKSYMS, "-r", "/dev/null"], cwd=tree.patched, input=text)
+    text = proc.run(tree.inside(preprocessor(command.steps[0])), cwd=tree.patched).stdout
+    genksyms = tree.inside([tree.patched / GENKSYMS, "-r", "/dev/null"])
+    said = proc.run(genksyms, cwd=tree.patched, input=text)
     return parse_versions(said.stdout)
 
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .running import apply, boot, doctor, install, list_patches, status, undo, uninstall
     from .scaffolding import scaffold
     from .testing import test
+    from .toolchains import toolchain_make, toolchain_remove, toolchains
     from .verifying import verify
 
 __all__ = [
@@ -52,6 +53,9 @@ __all__ = [
     "scaffold",
     "status",
     "test",
+    "toolchain_make",
+    "toolchain_remove",
+    "toolchains",
     "undo",
     "uninstall",
     "verify",
@@ -68,6 +72,7 @@ _HOMES = {
     "objects": ("diff_objects", "inspect", "match_object"),
     "scaffolding": ("scaffold",),
     "testing": ("test",),
+    "toolchains": ("toolchain_make", "toolchain_remove", "toolchains"),
     "verifying": ("verify",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}

@@ -28,7 +28,6 @@ from ..module.positions import KernelPositions
 from ..module.resolve import VMLINUX, Proof, Resolver
 from ..provider.base import KernelFiles
 from ..provider.local import LocalProvider
-from ..provider.toolchain import find_compiler
 from . import telling
 from .artifact import BuildResult, write_bundle
 from .cores import core_for
@@ -88,7 +87,7 @@ def build(
         tuple(dict.fromkeys([*cves, *inputs.patch.cves])),
         Workdir(folder or _kbuild_path(_default_workdir(chosen, files))),
         recorder,
-        find_compiler(files.compiler_text, recorder).text,
+        tree.toolchain.text,
         {source.name: source.text for source in inputs.written},
         tree,
     )

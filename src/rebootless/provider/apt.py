@@ -31,6 +31,7 @@ from ..base.events import Monitor, NullMonitor, StageReport, Warned, stage
 from ..base.fs import atomic_write, cache_root, is_full, locked, os_failure
 from ..base.workdir import fingerprint
 from . import sources as apt_sources
+from .apt_errors import download_failure, problem_of
 from .packages import ListFile, Package, read_lists
 from .sources import Source
 
@@ -102,10 +103,26 @@ class AptArchive:
         Raises NotFoundError without apt or sources, ResourceError when no list can be had at all.
         A refresh that fails although older lists exist is a warning.
         """
-        if self._packages is None or refresh:
-            with locked(self.root / "lock"):
-                self._packages = self._read(monitor or NullMonitor(), refresh)
-        return self._packages
+        return tuple(p for p in self._known(monitor, refresh) if p.name.startswith("linux-"))
+
+    def compilers(self, monitor: Monitor | None = None) -> tuple[Package, ...]:
+        """Every gcc-N package in the same lists. Raises what `packages` does."""
+        return tuple(p for p in self._known(monitor, False) if p.name.startswith("gcc-"))
+
+    def sources_of(self, suite: str) -> tuple[Source, ...]:
+        """The entries for a suite that is known, and for its security suite if there is one."""
+        names = (suite, f"{suite.split('-')[0]}-security")
+        wanted = self._wanted(self._memory())
+        return tuple(s for s in wanted if s.suite in names and self._list_files((s,)))
+
+    def codename(self, suite: str) -> str:
+        """What a suite that is known calls itself ("trixie" for stable); `suite` if it does not."""
+        for path in sorted((self.root / "lists").glob(f"*_dists_{suite}_*Release")):
+            with contextlib.suppress(OSError):
+                found = re.search(r"^Codename: (\S+)$", path.read_text(), re.MULTILINE)
+                if found is not None:
+                    return found[1]
+        return suite
 
     def add_suite(self, suite: str, monitor: Monitor | None = None) -> None:
         """Adds another suite of the same archives ("trixie", "sid"...) to the private root.
@@ -127,6 +144,7 @@ class AptArchive:
             kept = tuple(g.key for g in new if g.key in exist)
             self._save(_Memory((*before.suites, *kept), before.barren))
             self._write_sources(self._wanted(self._memory()))
+            self._stamp(self._wanted(self._memory()), self._stamp_time())
             self._packages = None
             if not any(name == suite for _, name in kept):
                 reasons = [self._problems.get(g.key, "") for g in new if g.suite == suite]
@@ -178,6 +196,12 @@ class AptArchive:
         return tuple(targets)
 
     # --- inside ---------------------------------------------------------------------------
+
+    def _known(self, monitor: Monitor | None, refresh: bool) -> tuple[Package, ...]:
+        if self._packages is None or refresh:
+            with locked(self.root / "lock"):
+                self._packages = self._read(monitor or NullMonitor(), refresh)
+        return self._packages
 
     def _read(self, monitor: Monitor, refresh: bool) -> tuple[Package, ...]:
         memory = self._memory()
@@ -346,38 +370,3 @@ def need_space(directory: Path, size: int) -> None:
             f"{size >> 20} MiB are needed in {directory}, and {free >> 20} MiB are free",
             hint="free some space, or set REBOOTLESS_CACHE to a directory on a larger disk",
         )
-
-
-def problem_of(source: Source, output: str) -> str:
-    """What apt's output says against `source`: one line, or "" when nothing does."""
-    uri = source.uri.rstrip("/")
-    marks = (f"{uri} {source.suite} ", f"{uri}/dists/{source.suite}/")
-    for line in output.splitlines():
-        if line.startswith(("E: ", "W: ")) and any(m in line for m in marks):
-            return re.sub(r"^[EW]: (Failed to fetch \S+\s+)?", "", line).strip()
-    return ""
-
-
-def download_failure(packages: Sequence[Package], output: str) -> RebootlessError:
-    """The error for a download that failed with `output`."""
-    errors = [line for line in output.splitlines() if line.startswith(("E:", "W:"))]
-    detail = "; ".join(re.sub(r"^[EW]: ", "", e) for e in errors) or output.strip()[-300:]
-    gone = [p for p in packages if p.uri in output and re.search(r"\b(404|410)\b", output)]
-    if gone:
-        names = ", ".join(f"{p.name} {p.version}" for p in gone)
-        return NotFoundError(
-            f"{names} is gone from the archive: {detail}",
-            hint="security suites drop old versions: refresh the lists and take a newer kernel "
-            "(rebootless kernels --refresh)",
-        )
-    names = ", ".join(p.name for p in packages)
-    if "o space left" in output:
-        return ResourceError(f"no space left while downloading {names}", hint="free some space")
-    if "ash Sum mismatch" in output:
-        return ResourceError(
-            f"{names}: what came is not what the signed list promises: {detail}",
-            hint="a proxy or mirror is out of step; refresh the lists and try again",
-        )
-    return ResourceError(
-        f"cannot download {names}: {detail}", hint="check the network and the proxy (http_proxy)"
-    )

@@ -1,4 +1,4 @@
-"""Kernel packages out of apt's package lists.
+"""Kernel packages, and compilers, out of apt's package lists.
 
 A suite's list is up to 65 MB of text, nearly all of it about other packages. One regular
 expression finds the kernel packages in 0.3 s, and what it found is kept beside the lists, so that
@@ -22,14 +22,14 @@ from ..base.fs import atomic_write, os_failure
 from .sources import Source
 
 # Everything a build may need: images (split into binary, base and modules since 6.19), headers
-# and sources. Debug, unsigned and common packages are of no use.
+# and sources; and compilers. Debug, unsigned and common packages are of no use.
 _STANZA = re.compile(
-    rb"^Package: (linux-(?:image|binary|modules|modules-extra|base|headers|source)-\d\S*)\n"
+    rb"^Package: (linux-(?:image|binary|modules|modules-extra|base|headers|source)-\d\S*|gcc-\d+)\n"
     rb"((?:.+\n)*)",
     re.MULTILINE,
 )
 _UNWANTED = re.compile(r"-(dbg|unsigned|common|common-rt)$|^linux-(image|binary)-unsigned-")
-_FORMAT = 2
+_FORMAT = 3
 
 
 @total_ordering

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rebootless.provider.apt import problem_of
+from rebootless.provider.apt_errors import problem_of
 from rebootless.provider.sources import (
     Source,
     for_architecture,
