@@ -21,14 +21,15 @@ import contextlib
 import fnmatch
 import gc
 import json
+import posixpath
 import random
 import re
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence, Set
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,7 @@ from rebootless.patch import source
 from rebootless.patch.units import Kind, classify
 from rebootless.pipeline import building, telling
 from rebootless.pipeline.checking import check
+from rebootless.pipeline.fitting import fitted
 from rebootless.pipeline.job import Job, Unit
 from rebootless.pipeline.kernel import ShippedKernel
 from rebootless.provider.catalog import flavour as flavour_of
@@ -87,6 +89,7 @@ MISSING = re.compile(
     re.VERBOSE,
 )
 SHOWN = re.compile(r"^\s+\d+ \|(.*)$", re.MULTILINE)  # source lines in messages
+KEYWORDS = frozenset({"bool", "char", "const", "int", "long", "return", "static", "struct", "void"})
 CHUNK = 8  # originals that one make compiles
 
 
@@ -124,10 +127,15 @@ class Group:
         return b"".join(parts)
 
 
+def members(bench: Bench, group: Group) -> list[Membership]:
+    """What kbuild makes of a group's units."""
+    return [m for path in group.units if (m := bench.member(path)) is not None]
+
+
 def compiled(bench: Bench, group: Group, job: Job) -> tuple[UnitPair, ...]:
     """The pairs of a group's own units. What else includes an edited header is left alone."""
     tree = bench.tree
-    units = [m for path in group.units if (m := bench.member(path)) is not None]
+    units = members(bench, group)
     many = [m.source for m in units if m.fate is Fate.LIBRARY or len(m.modules) > 1]
     if many:
         raise RefusedError(
@@ -169,8 +177,11 @@ def attempt(bench: Bench, path: str) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for _ in range(ROUNDS):
         result = once(bench, group)
-        wanted = [set(result.pop(key, ())) for key in ("missing", "shown")]
-        if not any(draw_in(bench, group, names) for names in wanted if names):
+        missing, shown, called = (
+            set(result.pop(key, ())) for key in ("missing", "shown", "called")
+        )
+        found = draw_in(bench, group, missing | called, called) or draw_in(bench, group, shown)
+        if not found:
             break
     return {
         "source": path,
@@ -181,34 +192,52 @@ def attempt(bench: Bench, path: str) -> dict[str, Any]:
     }
 
 
-def draw_in(bench: Bench, group: Group, missing: set[str]) -> bool:
-    """Adds the header edits and units that define what is missing; False if there are none."""
+def draw_in(bench: Bench, group: Group, missing: set[str], callers: Set[str] = frozenset()) -> bool:
+    """Adds the header edits and units that define what is missing; False if there are none.
+
+    Of `callers` those units are added that call them in changed lines.
+    """
     before = (len(group.units), sum(map(len, group.edits.values())))
+    commands = (originals.command(bench.tree, unit) for unit in group.units)
+    read = {posixpath.normpath(d) for c in commands if c for d in c.dependencies}
     for name in sorted(missing):
-        found = bench.changes.headers_with(name, near=group.units)
+        found = bench.changes.headers_with(name, read, group.edits)
         for header, only in found.items():
             group.edits.setdefault(header, set()).update(only)
-        for unit in bench.changes.defining(name):
+        more = bench.changes.calling(name) if name in callers else bench.changes.defining(name)
+        for unit in more:
             if unit not in group.units and len(group.units) < MAX_PARTS and bench.member(unit):
                 group.units.append(unit)
     return before != (len(group.units), sum(map(len, group.edits.values())))
 
 
 def once(bench: Bench, group: Group) -> dict[str, Any]:
-    """One try: the outcome, and under "missing" the names that another try needs."""
+    """One try: the outcome, and under "missing" the names that another try needs.
+
+    What is refused for a layout is tried again with new members in free bytes.
+    """
+    patch = source.combine([source.parse(group.text(bench.changes), "update.patch")])
     with tempfile.TemporaryDirectory(dir=bench.scratch) as name:
-        part = source.parse(group.text(bench.changes), "update.patch")
-        patch = source.combine([part])
         work = Workdir(Path(name))
-        job = Job("bench", "1", patch, bench.kernel, False, (), work, bench.monitor,
-                  tree=bench.tree)  # fmt: skip
-        try:
-            pairs = compiled(bench, group, job)
-            job = Job("bench", "1", patch, bench.kernel, False, (), work, bench.monitor,
-                      tree=bench.tree, pairs=pairs)  # fmt: skip
-            units = judged(job, pairs)
-        except RebootlessError as exc:
-            return failure(exc)
+        result = tried(bench, group, patch, work)
+        if "layout-changed" not in result.get("codes", ()):
+            return result
+        pairs = tuple(pair_of(unit, work) for unit in members(bench, group))
+        better = fitted(patch, bench.tree, pairs, bench.monitor)
+        if better is None:
+            return result
+        again = tried(bench, group, better, work)
+    return {**(again if again["outcome"] == "live" else result), "fitted": again["outcome"]}
+
+
+def tried(bench: Bench, group: Group, patch: source.SourcePatch, work: Workdir) -> dict[str, Any]:
+    """One build in a work folder."""
+    job = Job("bench", "1", patch, bench.kernel, False, (), work, bench.monitor, tree=bench.tree)
+    try:
+        pairs = compiled(bench, group, job)
+        units = judged(replace(job, pairs=pairs), pairs)
+    except RebootlessError as exc:
+        return failure(exc)
     return {
         "outcome": "live",
         "functions": sum(len(u.delta.changed) for u in units),
@@ -234,7 +263,7 @@ def failure(exc: RebootlessError) -> dict[str, Any]:
                 "missing": wanted}  # fmt: skip
     if isinstance(exc, CompileError):
         names = {n for found in MISSING.finditer(exc.message) for n in found.groups() if n}
-        shown = {n for line in SHOWN.findall(exc.message) for n in WORD.findall(line)}
+        shown = {n for line in SHOWN.findall(exc.message) for n in WORD.findall(line)} - KEYWORDS
         return {"outcome": "failed", "codes": ["compile"], "message": text, "missing": names,
                 "shown": shown - names}  # fmt: skip
     code = "mismatch" if isinstance(exc, MismatchError) else type(exc).__name__

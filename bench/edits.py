@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import functools
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from pathlib import Path
 
 from rebootless.patch import source
@@ -51,20 +51,33 @@ class Changes:
         lines = difflib.unified_diff(before, made, f"a/{path}", f"b/{path}")
         return "".join(lines).encode(errors="surrogateescape")
 
-    def headers_with(self, name: str, near: Sequence[str]) -> dict[str, set[int]]:
-        """The edits of headers that bring a name: of those beside the units, or else of any."""
-        found = {
+    def headers_with(
+        self, name: str, read: Set[str], known: Mapping[str, set[int]]
+    ) -> dict[str, set[int]]:
+        """The edits of headers that bring a name, among those `read` and those that are new.
+
+        What is `known` has turned out not to be enough.
+        """
+        return {
             path: edits
             for path in self.paths
-            if path.endswith(HEADERS) and _is_ours(path) and (edits := self._edits_with(path, name))
+            if path.endswith(HEADERS)
+            and (path in read or path in self._new)
+            and (edits := self._edits_with(path, name) - known.get(path, set()))
         }
-        folders = {unit.rpartition("/")[0] for unit in near}
-        close = {p: e for p, e in found.items() if p.rpartition("/")[0] in folders}
-        return close or found
 
     def defining(self, name: str) -> list[str]:
         """The touched units in which an added line begins the definition of a function."""
         pattern = re.compile(rb"^\+(?=[A-Za-z_])[^;=]*\b%s\(" % name.encode(), re.MULTILINE)
+        return [
+            path
+            for path, text in self._text.items()
+            if path.endswith(".c") and _is_ours(path) and pattern.search(text)
+        ]
+
+    def calling(self, name: str) -> list[str]:
+        """The touched units in which an added line calls a function."""
+        pattern = re.compile(rb"^\+.*\b%s\(" % name.encode(), re.MULTILINE)
         return [
             path
             for path, text in self._text.items()
@@ -81,7 +94,7 @@ class Changes:
         return {
             number
             for number, (_, _, j, j_end) in enumerate(blocks)
-            if name in WORD.findall("".join(after[j:j_end]))
+            if name in WORD.findall("".join(after[_begin(after, j) : j_end]))
         }
 
     @functools.cache  # noqa: B019 (lives as long as the run)
@@ -112,6 +125,14 @@ class Changes:
                 blocks.append((i, at, j, len(new)))
         new += old[at:]
         return old, new, blocks
+
+
+def _begin(lines: Sequence[str], at: int) -> int:
+    """The first line of the declaration that a line is in."""
+    for first in range(at, max(at - 5, 0), -1):
+        if not lines[first - 1].strip() or lines[first - 1].rstrip().endswith((";", "{", "}", "/")):
+            return first
+    return at
 
 
 def _body(text: str) -> Iterable[tuple[str, str]]:

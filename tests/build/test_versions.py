@@ -12,10 +12,14 @@ import pytest
 from rebootless import pipeline
 from rebootless.base.errors import MismatchError, RefusedError
 from rebootless.base.events import NullMonitor
+from rebootless.base.workdir import Workdir
 from rebootless.compile import versions
+from rebootless.compile.kbuild import Kbuild
 from rebootless.compile.tree import Tree
+from rebootless.compile.unit import pair_of
 from rebootless.kernel.symvers import Exports, parse
 from rebootless.patch.source import load
+from rebootless.pipeline.fitting import fitted
 from rebootless.pipeline.job import Job, Unit
 from rebootless.pipeline.versions import require_shipped
 
@@ -59,6 +63,33 @@ def test_a_changed_version_is_refused(
     assert f"(CRC {exports['mb_cache_entry_touch'].crc:#010x} becomes 0x" in touch.message
     assert ("layout-changed", "mb_cache_entry") in {(f.code, f.symbol) for f in findings}
     assert len(findings) == len(symbols) + 1
+
+
+def test_a_changed_version_of_the_same_layout_is_told(
+    stock_tree: Tree, stock_release: str, edit_patch: EditPatch, tmp_path: Path
+) -> None:
+    """Another name for a member is another CRC, and nobody's harm; a new one finds free bytes."""
+    line = TOUCH.partition("\n")[0] + "\n"
+    new = "\tint\t\t\tc_new;\n\tstruct hlist_bl_head\t*c_hash;\n"
+    edits = {
+        HEADER: ("\te_flags;\n", "\te_marks;\n#define e_flags e_marks\n"),
+        UNIT: (TOUCH, TOUCH.replace(line, f"\tif (!entry)\n\t\treturn;\n{line}")),
+    }
+    known = edit_patch(stock_tree.orig, edits, tmp_path / "1.patch")
+    added = edit_patch(stock_tree.orig, {UNIT: (new.partition("\n")[2], new)}, tmp_path / "2.patch")
+    options = {"kernel": stock_release, "output": tmp_path / "x.rlp", "workdir": tmp_path / "w"}
+    with pytest.raises(RefusedError) as error:
+        pipeline.build([known, added], **cast(Any, options))
+    findings = {f.code: f for f in cast(Any, error.value.refusals)}
+    assert findings["layout-changed"].symbol == "mb_cache"
+
+    units = [pair_of(Kbuild(stock_tree.orig).membership(UNIT), Workdir(tmp_path / "w"))]
+    better = fitted(load([known, added]), stock_tree, units, NullMonitor())
+    assert better is not None and b"+\tint\t\t\tc_bucket_bits; int\t\t\tc_new;\n" in better.text
+    (tmp_path / "3.patch").write_bytes(better.text)
+    result = pipeline.build([tmp_path / "3.patch"], **cast(Any, options))
+    codes = {w.code for w in result.warnings}
+    assert {"crc-changed", "layout-renamed", "layout-hole-used"} <= codes
 
 
 def test_an_exported_prototype_is_for_every_module(

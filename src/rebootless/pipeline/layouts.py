@@ -9,6 +9,7 @@ from pathlib import Path
 from ..base.fs import read_bytes
 from ..compile.runner import Job as Run
 from ..compile.runner import Outcome, run_all
+from ..compile.unit import UnitPair
 from ..diff.delta import Finding
 from ..diff.names import cold_parent
 from ..match.users import users_of
@@ -135,6 +136,11 @@ def _reason(output: str) -> str:
 
 def _btf_of(path: Path) -> Path:
     return path.with_suffix(".btf")
+
+
+def types_of(pair: UnitPair) -> tuple[Btf, Btf]:
+    """The types of the original and the patched object. Raises ElfError, NotFoundError."""
+    return _types(pair.orig), _types(pair.patched)
 
 
 def _types(path: Path) -> Btf:
