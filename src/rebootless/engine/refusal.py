@@ -41,6 +41,7 @@ CORE_HINTS = {
     "another live patch holds it": "`rebootless status` shows the patches in force: undo the other "
     "one first, or apply this one with the same engine",
     "kprobe": "remove the kprobe (/sys/kernel/debug/kprobes/list), then apply again",
+    "as it was shipped": "`rebootless verify` tells what else is not as it was shipped",
     "redirected by somebody else": "/sys/kernel/tracing/enabled_functions tells who redirects it",
     "needs the module rebootless_core": "`rebootless engine load` loads it",
     "for another version of this module": "`rebootless engine unload`, then apply again: the "

@@ -4,9 +4,6 @@
  * livepatch core or to rebootless_core, by the parameter `engine`. What differs
  * from patch to patch is in the headers that are written for each: objects,
  * functions, callbacks, states and the replace flag.
- *
- *	OBJECT(NAME, FUNCTIONS)			an object without callbacks
- *	OBJECT_CALLS(NAME, FUNCTIONS, UNITS)	one whose UNITS have callbacks
  */
 #include <linux/jump_label.h>
 #include <linux/kernel.h>
@@ -15,43 +12,16 @@
 #include <rebootless_core.h>
 #undef klp_get_prev_state
 
-#define FUNCTION(symbol, old, position) extern char symbol[];
-#define OBJECT_BEGIN(variable)
-#define OBJECT_END
-#include "rebootless_functions.h"
-#undef FUNCTION
-#undef OBJECT_BEGIN
-#undef OBJECT_END
-
-#define FUNCTION(symbol, old, position) {	\
-		.old_name = old,		\
-		.new_func = symbol,		\
-		.old_sympos = position,		\
-	},
-#define OBJECT_BEGIN(variable) static struct klp_func variable[] = {
-#define OBJECT_END { } };
-#include "rebootless_functions.h"
-#undef FUNCTION
-#undef OBJECT_BEGIN
-#undef OBJECT_END
-
 #include "rebootless_features.h"
 
-/* The units of each object that have callbacks, in the order of objects[]. */
+/* The units of an object that have callbacks. */
 struct chain {
 	const struct klp_callbacks *units;
 	unsigned int count;
 };
 
-#define OBJECT(object, functions) { },
-#define OBJECT_CALLS(object, functions, callbacks) \
-	{ .units = callbacks, .count = ARRAY_SIZE(callbacks) },
-static const struct chain chains[] = {
-#include "rebootless_objects.h"
-};
-#undef OBJECT
-#undef OBJECT_CALLS
-
+/* Of each object, in their order. */
+static const struct chain chains[];
 static struct klp_object objects[];
 
 static const struct chain *chain_of(struct klp_object *object)
@@ -118,21 +88,8 @@ static void __maybe_unused post_unpatch(struct klp_object *object)
 	}
 }
 
-#define OBJECT(object, functions) { .name = object, .funcs = functions },
-#define OBJECT_CALLS(object, functions, units) {	\
-		.name = object,				\
-		.funcs = functions,			\
-		.callbacks = {				\
-			.pre_patch = pre_patch,		\
-			.post_patch = post_patch,	\
-			.pre_unpatch = pre_unpatch,	\
-			.post_unpatch = post_unpatch,	\
-		},					\
-	},
-static struct klp_object objects[] = {
+/* Functions, how each begins in the shipped kernel, objects, chains, REBOOTLESS_REPLACE. */
 #include "rebootless_objects.h"
-	{ }
-};
 
 /* Global, so that callbacks can ask klp_get_state() for a state of theirs. */
 struct klp_patch rebootless_patch = {
@@ -149,21 +106,24 @@ struct klp_patch rebootless_patch = {
  * of a module. The patched code has a key of ours in its place, which takes on
  * the kernel's state before any of that code runs; it never changes again.
  */
-#define KEY(mirror, real, initial)		\
-	struct static_key mirror = initial;	\
-	extern struct static_key *real;
+struct mirror {
+	struct static_key *key;
+	struct static_key **real;
+};
+
+/* Those keys, and mirrors[], which an empty one ends. */
 #include "rebootless_keys.h"
-#undef KEY
 
 static void follow_keys(void)
 {
-#define KEY(mirror, real, initial)		\
-	if (static_key_enabled(real))		\
-		static_key_enable(&mirror);	\
-	else					\
-		static_key_disable(&mirror);
-#include "rebootless_keys.h"
-#undef KEY
+	const struct mirror *mirror;
+
+	for (mirror = mirrors; mirror->key; mirror++) {
+		if (static_key_enabled(*mirror->real))
+			static_key_enable(mirror->key);
+		else
+			static_key_disable(mirror->key);
+	}
 }
 
 /*
@@ -238,6 +198,7 @@ static int __init enable_by_core(void)
 		.engine = engine,
 		.patch = &rebootless_patch,
 		.relocs = rebootless_relocs,
+		.entries = entries,
 		.services = &services,
 		.relocated = IS_ENABLED(CONFIG_LIVEPATCH) ? NULL : follow_keys,
 	};

@@ -13,7 +13,7 @@
 #include <linux/types.h>
 #include <rebootless_klp.h>
 
-#define REBOOTLESS_CORE_ABI 1
+#define REBOOTLESS_CORE_ABI 2
 
 /*
  * A place in the patch module that waits for an address: of OBJECT.SYMBOL, the
@@ -25,6 +25,17 @@ struct rebootless_reloc {
 	u32 type;		/* R_X86_64_* */
 	u32 reserved;
 	s64 addend;
+};
+
+/*
+ * How a function begins in the shipped kernel, and which bits of that no kernel changes
+ * by itself. Longer than a landing pad and a jump behind it.
+ */
+#define REBOOTLESS_ENTRY 16
+
+struct rebootless_entry {
+	u8 code[REBOOTLESS_ENTRY];
+	u8 mask[REBOOTLESS_ENTRY];	/* 0: not known, or changed by the kernel */
 };
 
 /* What the core does for the code of patches, in the terms of livepatch. */
@@ -47,6 +58,8 @@ struct rebootless_patch {
 	const char *engine;	/* "atomic" or "per-task" */
 	struct klp_patch *patch;
 	const struct rebootless_reloc *relocs;
+	/* Of each function of each object, in order; NULL where none is known. */
+	const struct rebootless_entry *entries;
 	/* Set by the core before any code of the patch runs. */
 	const struct rebootless_services **services;
 	/* Called when the relocations of vmlinux are applied; may be NULL. */

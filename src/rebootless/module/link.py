@@ -16,12 +16,13 @@ from pathlib import Path
 from ..base.errors import CommandError, CompileError
 from ..base.fs import atomic_write, read_bytes
 from ..base.proc import out_of_space, run
-from ..diff.delta import SystemState
+from ..diff.delta import CallbackKind, SystemState
 from .features import UnitCallbacks, callbacks_variable, features_header
 from .keys import Mirror
 from .relocs import MAX_SYMBOL, finish
 from .resolve import VMLINUX
 
+WRITTEN = "/* Written anew for each patch; see livepatch.c. */"
 GLUE = ("livepatch.c", "rebootless_core.h", "rebootless_klp.h")
 # Objtool has seen the units (compile.tree.objtool_now). Where kbuild would run it on the linked
 # module only, it runs on the glue alone instead.
@@ -36,11 +37,16 @@ $(obj)/{name}.o: override objtool-enabled :=
 
 @dataclass(frozen=True)
 class PatchedFunction:
-    """An entry of the patch: the original's name and position, and the new code's symbol."""
+    """An entry of the patch: the original's name and position, and the new code's symbol.
+
+    `code` is how the shipped function begins; of its bits the kernel leaves those in `mask` alone.
+    """
 
     symbol: str
     old_name: str
     position: int
+    code: bytes = b""
+    mask: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -107,8 +113,7 @@ def _write_sources(
     for file in GLUE:
         with resources.as_file(resources.files("rebootless") / "kmod" / file) as path:
             shutil.copyfile(path, folder / file)
-    atomic_write(folder / "rebootless_functions.h", _functions_header(objects, replace, namespaces))
-    atomic_write(folder / "rebootless_objects.h", _objects_header(objects))
+    atomic_write(folder / "rebootless_objects.h", _objects_header(objects, replace, namespaces))
     parts = ["livepatch.o"]
     for number, data in enumerate(units):
         part = f"unit{number}.o"
@@ -119,41 +124,55 @@ def _write_sources(
     atomic_write(folder / "Kbuild", KBUILD.format(name=name, parts=" ".join(parts)))
 
 
-def _functions_header(
+def _objects_header(
     objects: Sequence[PatchedObject], replace: bool, namespaces: Sequence[str]
 ) -> str:
-    lines = [
-        "/* Written anew for each patch; see livepatch.c. */",
-        "#undef REBOOTLESS_REPLACE",
-        f"#define REBOOTLESS_REPLACE {'true' if replace else 'false'}",
-    ]
+    functions = [f for target in objects for f in target.functions]
+    lines = [WRITTEN, f"#define REBOOTLESS_REPLACE {'true' if replace else 'false'}"]
+    lines += [f"MODULE_IMPORT_NS({n});" for n in namespaces]
+    lines += [f"extern char {f.symbol}[];" for f in functions]
     for number, target in enumerate(objects):
-        lines.append(f"OBJECT_BEGIN(functions_{number})")
-        for f in target.functions:
-            lines.append(f'FUNCTION({f.symbol}, "{f.old_name}", {f.position})')
-        lines.append("OBJECT_END")
-    if namespaces:
-        lines += ["#ifndef REBOOTLESS_NAMESPACES", "#define REBOOTLESS_NAMESPACES"]
-        lines += [f"MODULE_IMPORT_NS({n});" for n in namespaces]
-        lines.append("#endif")
+        lines.append(f"static struct klp_func functions_{number}[] = {{")
+        lines += [
+            f'\t{{ .old_name = "{f.old_name}", .new_func = {f.symbol}, '
+            f".old_sympos = {f.position} }},"
+            for f in target.functions
+        ]
+        lines += ["\t{ }", "};"]
+    lines.append("static const struct rebootless_entry entries[] = {")
+    lines += [f"\t{{ {_bytes(f.code)}, {_bytes(f.mask)} }}," for f in functions]
+    lines += ["\t{ }", "};", "static const struct chain chains[] = {"]
+    lines += [f"\t{_chain(number, target)}," for number, target in enumerate(objects)]
+    lines += ["\t{ }", "};", "static struct klp_object objects[] = {"]
+    lines += [f"\t{_object(number, target)}," for number, target in enumerate(objects)]
+    lines += ["\t{ }", "};"]
     return "\n".join(lines) + "\n"
+
+
+def _bytes(data: bytes) -> str:
+    return "{ " + ", ".join(f"{byte:#04x}" for byte in data) + " }"
+
+
+def _chain(number: int, target: PatchedObject) -> str:
+    variable = callbacks_variable(number)
+    return f"{{ {variable}, ARRAY_SIZE({variable}) }}" if target.callbacks else "{ }"
+
+
+def _object(number: int, target: PatchedObject) -> str:
+    """An object with callbacks has all four of the main file, which call those of its units."""
+    name = "" if target.name == VMLINUX else f'.name = "{target.name}", '
+    calls = ", ".join(f".{kind.value} = {kind.value}" for kind in CallbackKind)
+    more = f", .callbacks = {{ {calls} }}" if target.callbacks else ""
+    return f"{{ {name}.funcs = functions_{number}{more} }}"
 
 
 def _keys_header(mirrors: Sequence[Mirror]) -> str:
-    lines = ["/* Written anew for each patch; see livepatch.c. */"]
+    lines = [WRITTEN]
     for mirror in mirrors:
         state = "TRUE" if mirror.initial else "FALSE"
-        lines.append(f"KEY({mirror.key}, {mirror.real}, STATIC_KEY_INIT_{state})")
-    return "\n".join(lines) + "\n"
-
-
-def _objects_header(objects: Sequence[PatchedObject]) -> str:
-    lines = ["/* Written anew for each patch; see livepatch.c. */"]
-    for number, target in enumerate(objects):
-        name = "NULL" if target.name == VMLINUX else f'"{target.name}"'
-        if target.callbacks:
-            callbacks = callbacks_variable(number)
-            lines.append(f"OBJECT_CALLS({name}, functions_{number}, {callbacks})")
-        else:
-            lines.append(f"OBJECT({name}, functions_{number})")
+        lines.append(f"struct static_key {mirror.key} = STATIC_KEY_INIT_{state};")
+        lines.append(f"extern struct static_key *{mirror.real};")
+    lines.append("static const struct mirror mirrors[] = {")
+    lines += [f"\t{{ &{mirror.key}, &{mirror.real} }}," for mirror in mirrors]
+    lines += ["\t{ }", "};"]
     return "\n".join(lines) + "\n"

@@ -10,6 +10,7 @@ from ..base.events import stage
 from ..base.fs import read_bytes
 from ..compile.tree import Tree
 from ..elf.reader import parse as parse_elf
+from ..match import Beginning, Shipped, beginning
 from ..module.abi import check_abi
 from ..module.features import UnitCallbacks, merge_states
 from ..module.link import PatchedFunction, PatchedObject, link
@@ -26,7 +27,7 @@ def linked(job: Job, units: Sequence[Unit], tree: Tree) -> bytes:
     ):
         module = link(
             job.name,
-            objects=_objects(units),
+            objects=_objects(job, units),
             units=[e.data for e in emitted],
             make=tree.make,
             folder=folder,
@@ -50,26 +51,36 @@ def max_symbol(tree: Tree) -> int:
     return int(found[1]) - 1 if found else MAX_SYMBOL_OLD
 
 
-def _objects(units: Sequence[Unit]) -> list[PatchedObject]:
+def _objects(job: Job, units: Sequence[Unit]) -> list[PatchedObject]:
     """The functions and callbacks of each object."""
     return [
         PatchedObject(
             name,
-            tuple(f for unit in group for f in patched_functions(unit)),
+            tuple(
+                f
+                for unit in group
+                for f in patched_functions(unit, job.kernel.shipped(unit.pair.module))
+            ),
             tuple(c for unit in group for c in unit_callbacks(unit)),
         )
         for name, group in by_object(units).items()
     ]
 
 
-def patched_functions(unit: Unit) -> Iterator[PatchedFunction]:
-    """What a unit patches. Raises MismatchError for a function that is not proven."""
+def patched_functions(unit: Unit, shipped: Shipped | None = None) -> Iterator[PatchedFunction]:
+    """What a unit patches, with how it begins in `shipped`.
+
+    Raises MismatchError for a function that is not proven.
+    """
     assert unit.match is not None and unit.emitted is not None
     for f in unit.emitted.functions:
         proven = unit.match.proven.get(f.orig_symbol)
         if proven is None or proven.sympos is None or proven.offset:
             raise MismatchError(f"'{f.name}' has no provable position in {unit.pair.module}")
-        yield PatchedFunction(f.symbol, proven.name, proven.sympos)
+        entry = Beginning()
+        if shipped is not None:
+            entry = beginning(unit.orig, f.orig_symbol, shipped, proven.place)
+        yield PatchedFunction(f.symbol, proven.name, proven.sympos, entry.code, entry.mask)
 
 
 def unit_callbacks(unit: Unit) -> Iterator[UnitCallbacks]:

@@ -68,6 +68,7 @@ struct rb_site {
 	unsigned long address;		/* of the function */
 	unsigned long size;		/* bytes */
 	unsigned long ip;		/* where the redirection is */
+	struct rebootless_entry shipped;	/* all 0: not known */
 	void *now;
 	void *then;
 	const struct rb_redirect *redirect;
@@ -115,7 +116,8 @@ extern const struct rb_redirect rb_redirect_ftrace;
 extern const struct rb_redirect rb_redirect_jump;
 
 /* site.c */
-struct rb_site *rb_site_get(unsigned long address, unsigned long size, bool conditional);
+struct rb_site *rb_site_get(unsigned long address, unsigned long size, bool conditional,
+			    const struct rebootless_entry *shipped);
 /*
  * Sites that no func uses lead to the function itself, and are removed. Each may take a
  * tenth of a second, since ftrace waits for all tasks to pass.
@@ -134,6 +136,7 @@ struct rb_func {
 	struct list_head stack;		/* rb_site.funcs */
 	struct rb_object *object;
 	struct klp_func *klp;
+	const struct rebootless_entry *shipped;		/* NULL: not known */
 	struct rb_site *site;		/* NULL while the object is not there */
 	struct kobject kobj;
 };
@@ -177,6 +180,7 @@ struct rb_patch {
 	struct module *module;
 	struct klp_patch *klp;
 	const struct rebootless_reloc *relocs;
+	const struct rebootless_entry *entries;
 	const struct rb_engine *engine;
 	enum rb_state state;
 	/*

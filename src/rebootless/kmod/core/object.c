@@ -36,7 +36,7 @@ static unsigned int count_funcs(const struct klp_object *object)
 	return count;
 }
 
-static int init_funcs(struct rb_object *object)
+static int init_funcs(struct rb_object *object, const struct rebootless_entry *entries)
 {
 	struct rb_func *func;
 	unsigned int n;
@@ -45,6 +45,7 @@ static int init_funcs(struct rb_object *object)
 		func = &object->funcs[n];
 		func->object = object;
 		func->klp = &object->klp->funcs[n];
+		func->shipped = entries ? &entries[n] : NULL;
 		INIT_LIST_HEAD(&func->stack);
 		if (!func->klp->old_name || !func->klp->new_func ||
 		    strlen(func->klp->old_name) >= KSYM_NAME_LEN) {
@@ -56,7 +57,8 @@ static int init_funcs(struct rb_object *object)
 	return 0;
 }
 
-static int init_object(struct rb_object *object)
+/* `entries` are the patch's from the object's first function on, or NULL. */
+static int init_object(struct rb_object *object, const struct rebootless_entry *entries)
 {
 	if (!object->klp->funcs ||
 	    (object->klp->name && strlen(object->klp->name) >= MODULE_NAME_LEN)) {
@@ -68,12 +70,13 @@ static int init_object(struct rb_object *object)
 	object->funcs = rb_alloc(object->count * sizeof(*object->funcs));
 	if (!object->funcs)
 		return -ENOMEM;
-	return init_funcs(object);
+	return init_funcs(object, entries);
 }
 
 /* An error leaves what rb_objects_free() takes. */
 int rb_objects_init(struct rb_patch *patch)
 {
+	const struct rebootless_entry *entries = patch->entries;
 	unsigned int n, count = count_objects(patch->klp);
 	int error;
 
@@ -84,9 +87,11 @@ int rb_objects_init(struct rb_patch *patch)
 	for (n = 0; n < count; n++) {
 		patch->objects[n].patch = patch;
 		patch->objects[n].klp = &patch->klp->objs[n];
-		error = init_object(&patch->objects[n]);
+		error = init_object(&patch->objects[n], entries);
 		if (error)
 			return error;
+		if (entries)
+			entries += patch->objects[n].count;
 	}
 	return 0;
 }
@@ -116,8 +121,8 @@ static int load_func(struct rb_func *func)
 		return error;
 	}
 	size = rb_symbol_size(address);
-	site = size ? rb_site_get(address, size, object->patch->engine->conditional) :
-		      ERR_PTR(-ENOENT);
+	site = !size ? ERR_PTR(-ENOENT) :
+	       rb_site_get(address, size, object->patch->engine->conditional, func->shipped);
 	if (IS_ERR(site)) {
 		pr_err("'%s': the function '%s' of %s cannot be redirected (%ld)\n",
 		       patch_name(object), func->klp->old_name, rb_object_name(object),

@@ -64,6 +64,7 @@ static struct rb_patch *make(const struct rebootless_patch *description)
 	patch->module = description->patch->mod;
 	patch->klp = description->patch;
 	patch->relocs = description->relocs;
+	patch->entries = description->entries;
 	patch->engine = find_engine(description->engine);
 	patch->state = RB_DISABLED;
 	return patch;

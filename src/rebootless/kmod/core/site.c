@@ -47,7 +47,8 @@ static int choose(struct rb_site *site, bool conditional)
 	return error;
 }
 
-static struct rb_site *make(unsigned long address, unsigned long size, bool conditional)
+static struct rb_site *make(unsigned long address, unsigned long size, bool conditional,
+			    const struct rebootless_entry *shipped)
 {
 	struct rb_site *site = rb_alloc(sizeof(*site));
 	int error;
@@ -57,6 +58,8 @@ static struct rb_site *make(unsigned long address, unsigned long size, bool cond
 	INIT_LIST_HEAD(&site->funcs);
 	site->address = address;
 	site->size = size;
+	if (shipped)
+		site->shipped = *shipped;
 	error = choose(site, conditional);
 	if (!error)
 		error = site->redirect->install(site);
@@ -73,12 +76,13 @@ static struct rb_site *make(unsigned long address, unsigned long size, bool cond
  * The site of a function, made if need be: then it leads to the function itself. An
  * error is told in the log.
  */
-struct rb_site *rb_site_get(unsigned long address, unsigned long size, bool conditional)
+struct rb_site *rb_site_get(unsigned long address, unsigned long size, bool conditional,
+			    const struct rebootless_entry *shipped)
 {
 	struct rb_site *site = find(address);
 
 	if (!site)
-		return make(address, size, conditional);
+		return make(address, size, conditional, shipped);
 	if (conditional && !site->redirect->conditional) {
 		pr_err("%ps is redirected by a %s, which engine per-task cannot work with\n",
 		       (void *)address, site->redirect->name);

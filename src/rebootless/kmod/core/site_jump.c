@@ -9,9 +9,10 @@
  *
  * The bytes are only exchanged while everything stands still and nobody is in the
  * function, so that no CPU can be between them; through a second mapping of the page,
- * which is there for the time around the stop. They are exchanged only if they are
- * what they were when the site was made, or what was written last: somebody else's
- * change (a kprobe) is never overwritten.
+ * which is there for the time around the stop. A site is only made where they are what
+ * was shipped, as far as the patch tells; and they are exchanged only if they are what
+ * they were then, or what was written last: somebody else's change (a kprobe) is never
+ * overwritten.
  *
  * A function that is called by a non-maskable interrupt may be called even then; the
  * eight bytes around are written at once where they do not cross a cache line.
@@ -146,6 +147,25 @@ static bool redirected(unsigned long ip, const u8 *code)
 	return code[0] == OPCODE_JUMP && !same_object(ip, ip + JUMP + distance);
 }
 
+/* Up to the end of the jump; what is behind it is not run as long as the jump is there. */
+static bool as_shipped(const struct rb_site *site)
+{
+	unsigned long n, count = site->ip + JUMP - site->address;
+	u8 found[REBOOTLESS_ENTRY];
+
+	if (copy_from_kernel_nofault(found, (void *)site->address, sizeof(found)))
+		return false;
+	for (n = 0; n < count; n++) {
+		if ((found[n] ^ site->shipped.code[n]) & site->shipped.mask[n]) {
+			pr_err("%ps does not begin as it was shipped: %*ph, not %*ph\n",
+			       (void *)site->address, (int)count, found, (int)count,
+			       site->shipped.code);
+			return false;
+		}
+	}
+	return true;
+}
+
 static int check(struct rb_site *site)
 {
 	unsigned long last;
@@ -175,7 +195,7 @@ static int check(struct rb_site *site)
 		       (void *)site->address);
 		return -EBUSY;
 	}
-	return 0;
+	return as_shipped(site) ? 0 : -EBUSY;
 }
 
 static int install(struct rb_site *site)
@@ -206,7 +226,7 @@ static int remove(struct rb_site *site)
 		pr_err("%ps does not have its own code at its entry\n", (void *)site->address);
 		return -EBUSY;
 	}
-	return 0;
+	return as_shipped(site) ? 0 : -EBUSY;
 }
 
 static struct page *page_of(unsigned long address)
