@@ -48,14 +48,39 @@ def judge(code: CodeUnit, shipped: Known, name: str = "f") -> Verdict:
     return check_entries(code, [Target(name, name, 0)], shipped, "vmlinux")
 
 
-def test_a_function_that_ftrace_does_not_know_is_refused(unit: Unit) -> None:
+def test_a_function_that_ftrace_does_not_know_is_left_to_the_jump(unit: Unit) -> None:
     code = unit(PLAIN)
-    (refused,) = judge(code, Known(traced=False)).refused
-    assert (refused.code, refused.symbol, refused.engine) == ("not-traceable", "f", "atomic")
-    assert "room for a jump" in refused.message
+    verdict = judge(code, Known(traced=False))
+    (warning,) = verdict.warnings
+    assert not verdict.refused
+    assert (warning.code, warning.symbol, warning.engine) == ("not-traceable", "f", "atomic")
+    assert "only the engine atomic" in warning.message
     for known in (True, None):
         assert judge(code, Known(traced=known)) == Verdict()
     assert check_entries(code, [Target("f", "f", 3)], Known(traced=False), "x") == Verdict()
+
+
+NOKPROBE = """
+static unsigned long used __attribute__((section("_kprobe_blacklist"))) no = (unsigned long)f;
+"""
+
+
+@pytest.mark.parametrize(
+    ("source", "why"),
+    [
+        ("notrace void f(void) { }", "no room"),
+        (f'__attribute__((section(".noinstr.text"))) {PLAIN}', "noinstr"),
+        (f'__attribute__((section(".entry.text"))) {PLAIN}', "noinstr"),
+        (PLAIN + NOKPROBE, "NOKPROBE"),
+    ],
+)
+def test_a_function_that_must_have_no_jump_is_refused(unit: Unit, source: str, why: str) -> None:
+    verdict = judge(unit(source), Known(traced=False))
+    (refused,) = verdict.refused
+    assert not verdict.warnings
+    assert (refused.code, refused.symbol, refused.engine) == ("not-traceable", "f", "")
+    assert why in refused.message
+    assert judge(unit(source), Known(traced=True)) == Verdict()
 
 
 def test_room_for_a_jump(unit: Unit) -> None:
@@ -63,8 +88,6 @@ def test_room_for_a_jump(unit: Unit) -> None:
     assert has_room(unit(PLAIN, "-fcf-protection=branch"), "f")
     tiny = "notrace void f(void) { }"
     assert not has_room(unit(tiny), "f")
-    (refused,) = judge(unit(tiny), Known(traced=False)).refused
-    assert refused.engine == "" and "room" not in refused.message
     loop = 'void notrace f(void) { asm volatile("1: dec %eax; nop; jnz 1b; nop; nop"); }'
     assert has_room(unit(loop), "f"), "a jump to the first byte finds the new jump"
     inner = 'void notrace f(void) { asm volatile("nop; 1: dec %eax; jnz 1b; nop; nop"); }'

@@ -121,6 +121,12 @@ class Manifest:
         """Every replaced function with the name of its object, in order."""
         return tuple((o.name, f) for o in self.objects for f in o.functions)
 
+    @property
+    def untraceable(self) -> tuple[tuple[str, PatchedFunction], ...]:
+        """Those of the functions that ftrace does not know, by the warnings `not-traceable`."""
+        known = {w.symbol for w in self.warnings if w.code == "not-traceable"}
+        return tuple((o, f) for o, f in self.functions if f.name.partition(".")[0] in known)
+
     def to_json(self) -> dict[str, Any]:
         """The manifest as JSON values, `schema` first.
 

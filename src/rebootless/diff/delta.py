@@ -105,6 +105,8 @@ class FunctionChange:
 
 
 # The code of the finding that no function of an object has a fentry.
+# What the object tells; whether a function can be redirected, the shipped kernel is asked.
+NO_FENTRY = "no-fentry"
 NO_FENTRY_INFORMATION = "no-fentry-information"
 
 

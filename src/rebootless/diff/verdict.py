@@ -7,7 +7,7 @@ from collections import defaultdict
 from .atoms import I64, NO_ATOM, POOLED, Atom, Kind, Unit, is_inside
 from .compare import Comparison
 from .correlate import Correlation
-from .delta import NO_FENTRY_INFORMATION, Finding
+from .delta import NO_FENTRY, NO_FENTRY_INFORMATION, Finding
 from .names import (
     cold_parent,
     is_boot_only,
@@ -206,7 +206,7 @@ def function_findings(
         ):
             refused.append(
                 Finding(
-                    "no-fentry",
+                    NO_FENTRY,
                     name,
                     f"'{name}' has no call to __fentry__ (notrace, noinstr or early code): "
                     "livepatch cannot redirect it; patch a function that calls it",

@@ -15,7 +15,8 @@ class Wanted:
     """What a live patch was made for; empty fields are not checked.
 
     `functions` are those it changes; with `replace` it takes the place of all other patches.
-    `modules` are (name, build-id) of the modules that it changes. `core_abi` is the interface to
+    `modules` are (name, build-id) of the modules that it changes; `untraceable` those of the
+    functions that the shipped kernel does not list for ftrace. `core_abi` is the interface to
     the core module that it was built with.
     """
 
@@ -24,6 +25,7 @@ class Wanted:
     replace: bool = False
     modules: tuple[tuple[str, str], ...] = ()
     core_abi: int | None = None
+    untraceable: tuple[PatchedFunction, ...] = ()
 
 
 def check_kernel(info: ModInfo, wanted: Wanted, *, running: str, running_id: str) -> None:

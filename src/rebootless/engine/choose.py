@@ -22,6 +22,7 @@ HINTS = {
     "kernel.ftrace_enabled": "sysctl kernel.ftrace_enabled=1 switches it on",
     "no core module": BUILD_HINT,
     "has interface": "`rebootless engine unload`, then apply again",
+    "ftrace cannot redirect": "`--engine atomic` redirects it by a jump at its entry",
     "build it again": "build the bundle with this version of rebootless",
 }
 

@@ -162,7 +162,12 @@ def _choose(
     machine: Machine, info: ModInfo, wanted: Wanted, asked: str, *, at_hand: bool
 ) -> tuple[Engine, str]:
     facts = probe(
-        machine, wanted.functions, info=info, core_at_hand=at_hand, patch_abi=wanted.core_abi
+        machine,
+        wanted.functions,
+        known_untraceable=wanted.untraceable,
+        info=info,
+        core_at_hand=at_hand,
+        patch_abi=wanted.core_abi,
     )
     return choose.choose(facts, asked)
 

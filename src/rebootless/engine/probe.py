@@ -21,18 +21,23 @@ def probe(
     machine: Machine,
     functions: Sequence[PatchedFunction] = (),
     *,
+    known_untraceable: Sequence[PatchedFunction] = (),
     info: ModInfo | None = None,
     core_at_hand: bool = False,
     patch_abi: int | None = None,
 ) -> EngineFacts:
-    """Looks at the kernel, the core module, and the patch (`info`; None: any patch)."""
+    """Looks at the kernel, the core module, and the patch (`info`; None: any patch).
+
+    `known_untraceable` holds also where the kernel's own list cannot be read.
+    """
     switch = read_text(machine, FTRACE_ENABLED)
     found = core.state(machine)
+    listed = untraceable(machine, functions)
     return EngineFacts(
         livepatch=machine.exists(ROOT),
         ftrace=switch is not None or machine.exists(ROOT),  # livepatch is built upon it
         ftrace_enabled=None if switch is None else switch != "0",
-        untraceable=untraceable(machine, functions),
+        untraceable=tuple(dict.fromkeys([*known_untraceable, *(listed or ())])) or listed,
         core_loaded=found.loaded,
         core_abi=found.abi,
         core_at_hand=core_at_hand,

@@ -18,7 +18,7 @@ from ..bundle import archive, naming
 from ..compile.tree import Tree, prepare
 from ..compile.unit import UnitPair
 from ..diff import Delta
-from ..diff.delta import NO_FENTRY_INFORMATION, Finding, KernelRef
+from ..diff.delta import NO_FENTRY, NO_FENTRY_INFORMATION, KernelRef
 from ..elf.model import ElfFile
 from ..elf.reader import read as read_elf
 from ..match import Status, match_unit
@@ -169,9 +169,7 @@ def differing(job: Job, pairs: Sequence[UnitPair]) -> list[Unit]:
             orig, patched = read_elf(pair.orig), read_elf(pair.patched)
             _check_objtool(job, pair.source, orig)
             delta = delta_of(job, pair, orig, patched)
-            if not job.kernel.has_ftrace:  # no unit has a fentry, and none is missed
-                warnings = tuple(w for w in delta.warnings if w.code != NO_FENTRY_INFORMATION)
-                delta = replaced(delta, warnings=warnings)
+            delta = _without_fentries(delta)
             if not delta.is_empty:
                 found.append(Unit(pair, orig, patched, delta))
         changed = sum(len(u.delta.changed) for u in found)
@@ -183,7 +181,7 @@ def differing(job: Job, pairs: Sequence[UnitPair]) -> list[Unit]:
             "the patch changes no code: the objects are the same before and after",
             hint="comments, line numbers and unused code need no live patch",
         )
-    refused = [f for u in found for f in (*u.delta.refused, *_untraceable(u.delta))]
+    refused = [f for u in found for f in u.delta.refused]
     refused += state_findings(merge_states(u.delta.states for u in found))
     telling.refuse(job, refused)
     for unit in found:
@@ -228,19 +226,13 @@ def _check_objtool(job: Job, unit: str, orig: ElfFile) -> None:
         )
 
 
-def _untraceable(delta: Delta) -> list[Finding]:
-    """In a kernel's own build, a unit without any fentry is built without tracing."""
-    if not any(w.code == NO_FENTRY_INFORMATION for w in delta.warnings):
-        return []
-    return [
-        Finding(
-            "no-fentry",
-            change.name,
-            f"'{change.name}' is in a unit that is built without -pg (notrace): livepatch cannot "
-            "redirect it; patch a function that calls it",
-        )
-        for change in delta.changed
+def _without_fentries(delta: Delta) -> Delta:
+    """Without what the object alone says of fentries: safety/preflight asks the shipped kernel."""
+    kept = [
+        tuple(f for f in findings if f.code not in (NO_FENTRY, NO_FENTRY_INFORMATION))
+        for findings in (delta.refused, delta.warnings)
     ]
+    return replaced(delta, refused=kept[0], warnings=kept[1])
 
 
 def matched(job: Job, units: Sequence[Unit]) -> list[Unit]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from ..base.errors import PatchInputError, RebootlessError, StateError
 from ..base.events import Monitor, NullMonitor, Warned, stage
 from ..bundle import archive, naming
 from ..bundle.manifest import Manifest
+from ..bundle.manifest import PatchedFunction as BundledFunction
 from ..engine import boot as boot_store
 from ..engine import doctor as doctor_checks
 from ..engine import patching
@@ -34,11 +36,16 @@ def wanted_of(manifest: Manifest) -> Wanted:
     """What a bundle's module expects of the kernel it is loaded into."""
     return Wanted(
         manifest.kernel.build_id,
-        tuple(PatchedFunction(o, f.name, f.sympos) for o, f in manifest.functions),
+        _plain(manifest.functions),
         manifest.replace,
         tuple((o.name, o.build_id) for o in manifest.objects if o.build_id),
         manifest.core.abi if manifest.core else None,
+        _plain(manifest.untraceable),
     )
+
+
+def _plain(functions: Iterable[tuple[str, BundledFunction]]) -> tuple[PatchedFunction, ...]:
+    return tuple(PatchedFunction(owner, f.name, f.sympos) for owner, f in functions)
 
 
 def policy_of(wait: float, signal_after: float | None, on_timeout: str, force: bool) -> Policy:

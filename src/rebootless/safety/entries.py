@@ -73,11 +73,9 @@ class ModuleEntries:
     module: ModuleImage
 
     @cached_property
-    def _traced(self) -> frozenset[tuple[int, int]] | None:
+    def _traced(self) -> frozenset[tuple[int, int]]:
         elf = self.module.elf
         sections = elf.sections_named(_TABLE)
-        if not sections:
-            return None
         table = elf.symbols
         found = set()
         for section in sections:
@@ -104,9 +102,7 @@ class ModuleEntries:
             if int(elf.symbols.value[i]) == symbol.value
         ]
         code = elf.sections[symbol.shndx].data
-        places = None
-        if self._traced is not None:
-            places = frozenset(o for s, o in self._traced if s == symbol.shndx)
+        places = frozenset(o for s, o in self._traced if s == symbol.shndx)
         traced = _is_traced(
             places, symbol.value, lambda: bytes(code[symbol.value : symbol.value + len(ENDBR)])
         )

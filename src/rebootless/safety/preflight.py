@@ -26,6 +26,7 @@ _BOUNDARY = re.compile(r"_(?:start|end|begin)$|^_+s?e?text$|^_text$|^__\w+_text_
 # SYSCALL_DEFINE0() makes one function of several names, which is meant.
 _SYSCALL = re.compile(r"^__(?:do|se|x64|ia32)_(?:compat_)?sys_")
 _SHOWN = 4
+_DELICATE = (".noinstr.text", ".entry.text", ".kprobes.text", ".cpuidle.text")
 
 
 @dataclass(frozen=True)
@@ -42,9 +43,11 @@ def check_entries(
 ) -> Verdict:
     """Whether an engine can redirect each function, and which other names it goes by.
 
-    In a kernel with `ftrace`, through that; else by a jump, for which there must be room.
+    In a kernel with `ftrace`, through that; else by a jump, for which there must be room. That is
+    the last way for a function that ftrace does not know, too, unless it `is_delicate`.
     """
-    refused, warnings = [], []
+    refused: list[Finding] = []
+    warnings: list[Finding] = []
     for target in targets:
         entry = shipped.entry(target.name, target.sympos)
         if entry is None:
@@ -52,7 +55,8 @@ def check_entries(
         if not ftrace and not has_room(code, target.built):
             refused.append(_no_room(target, owner))
         elif ftrace and entry.traced is False:
-            refused.append(_not_traceable(code, target, owner))
+            finding = _not_traceable(code, target, owner)
+            (warnings if finding.engine else refused).append(finding)
         own = _own_names(code.elf, target.built)
         others = [
             other
@@ -88,16 +92,49 @@ def _alias(name: str, others: Sequence[str]) -> Finding:
 
 
 def _not_traceable(code: CodeUnit, target: Target, owner: str) -> Finding:
+    """A warning, with the engine that remains, or a refusal."""
     name = source_name(target.built)
-    room = has_room(code, target.built)
+    told = f"'{name}' is not among the functions of the shipped {owner} that ftrace knows"
+    if why_not := no_jump(code, target.built):
+        return Finding(
+            "not-traceable",
+            name,
+            f"{told}, and the engine atomic cannot redirect it either: {why_not}; patch a function "
+            "that calls it",
+        )
     return Finding(
         "not-traceable",
         name,
-        f"'{name}' is not among the functions of the shipped {owner} that ftrace knows, so "
-        "livepatch cannot redirect it"
-        + (" (there is room for a jump at its entry)" if room else "")
-        + "; patch a function that calls it",
-        engine="atomic" if room else "",
+        f"{told}: only the engine atomic can apply the patch, by a jump at its entry, and no "
+        "kprobe may be there then",
+        engine="atomic",
+    )
+
+
+def no_jump(code: CodeUnit, name: str) -> str:
+    """Why no jump may be written at a function's entry; '' if one may."""
+    if not has_room(code, name):
+        return (
+            f"there is no room for a jump at its entry (it is shorter than {JUMP} bytes, jumps "
+            "back into them, or the kernel itself rewrites them)"
+        )
+    if is_delicate(code, name):
+        return "it runs where the kernel lets nobody in between (noinstr, entry code, NOKPROBE)"
+    return ""
+
+
+def is_delicate(code: CodeUnit, name: str) -> bool:
+    """Whether a function is code of an entry into the kernel, or must not be probed.
+
+    Such code runs while the CPU's state is half that of the kernel's and half another's, and when
+    everything stands still.
+    """
+    atom = code.functions[name]
+    if code.unit.section(atom).name.startswith(_DELICATE):
+        return True
+    return any(
+        entries.section.name == "_kprobe_blacklist" and atom.index in entries.owner.tolist()
+        for entries in code.unit.tables
     )
 
 

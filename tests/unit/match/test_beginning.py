@@ -46,7 +46,7 @@ def test_bytes_outside_of_fields_stay(tmp_path: Path, linked: bool) -> None:
 def test_the_field_of_a_relocation_is_left_out(tmp_path: Path, linked: bool) -> None:
     found = begin(tmp_path, "reads", linked=linked)
     at = found.mask.index(b"\0" * 4)
-    assert 0 < at and found.mask == b"\xff" * at + b"\0" * 4 + b"\xff" * (len(found.mask) - at - 4)
+    assert at > 0 and found.mask == b"\xff" * at + b"\0" * 4 + b"\xff" * (len(found.mask) - at - 4)
 
 
 def test_what_a_table_names_is_left_out_to_the_end(tmp_path: Path) -> None:
