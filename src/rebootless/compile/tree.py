@@ -228,12 +228,14 @@ def _source_identity(source: SourceTarball | SourceTree) -> str:
     """What tells one source from another without reading a gigabyte."""
     try:
         match source:
-            case SourceTarball(path, strip):
+            case SourceTarball(path, strip, patches):
                 status = path.stat()
                 with path.open("rb") as file:
                     head = file.read(65536)
                     file.seek(max(0, status.st_size - 65536))
-                    return fingerprint(str(strip), str(status.st_size), head, file.read())
+                    tail = file.read()
+                texts = map(read_bytes, patches)
+                return fingerprint(str(strip), str(status.st_size), head, tail, *texts)
             case SourceTree(path):
                 return fingerprint(str(path.resolve()), *_stats(path))
     except OSError as exc:

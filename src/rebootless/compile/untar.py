@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from ..base import proc
-from ..base.errors import PatchInputError
+from ..base.errors import CommandError, PatchInputError
+from ..base.fs import read_bytes
+from ..kernel.image import decompress
 from ..provider.base import SourceTarball, SourceTree
 
 OTHER_ARCHES = (
@@ -41,6 +45,10 @@ DECOMPRESSORS = {
     ".tar": ("cat",),
 }
 
+# Where a patch goes on to another file, and the names of that file before and after.
+_GIT_FILE = re.compile(rb"^diff --git (\S+) (\S+)\n", re.MULTILINE)
+_FILE = re.compile(rb"^--- (\S+).*\n\+\+\+ (\S+).*\n(?=@@ )", re.MULTILINE)
+
 
 def unpack(source: SourceTarball | SourceTree, target: Path, left_out: Sequence[str]) -> None:
     """Fills the directory `target` with the source, without the paths in `left_out`.
@@ -50,9 +58,11 @@ def unpack(source: SourceTarball | SourceTree, target: Path, left_out: Sequence[
     out = ["tar", "x", "-C", str(target), "--no-same-owner", "--no-wildcards"]
     out += [f"--exclude={path}" for path in left_out]
     match source:
-        case SourceTarball(path, strip):
+        case SourceTarball(path, strip, patches):
             producer = [*_decompressor(path), str(path)]
             _pipe(producer, [*out, f"--strip-components={strip}"])
+            for patch in patches:
+                _apply(patch, target, left_out)
         case SourceTree(path):
             _copy(path, out)
 
@@ -65,6 +75,36 @@ def _decompressor(path: Path) -> tuple[str, ...]:
             hint="known compressions: " + " ".join(DECOMPRESSORS),
         )
     return command
+
+
+def _apply(patch: Path, target: Path, left_out: Sequence[str]) -> None:
+    """Applies one of the distribution's patches, without what it changes in paths left out."""
+    blob = read_bytes(patch)
+    if patch.suffix in DECOMPRESSORS:
+        blob = decompress(blob, name=str(patch))
+    with tempfile.NamedTemporaryFile(suffix=".patch") as kept:
+        kept.write(without_paths(blob, left_out))
+        kept.flush()
+        try:
+            proc.run(["patch", "-p1", "-s", "-N", "-F1", "-d", target, "-i", kept.name])
+        except CommandError as exc:
+            raise PatchInputError(
+                f"{patch.name} does not apply to the kernel source: {exc.message}",
+                hint="patch and source have to be of the same version",
+            ) from exc
+
+
+def without_paths(patch: bytes, left_out: Sequence[str]) -> bytes:
+    """A patch without the files below the paths `left_out`."""
+    starts = list(_GIT_FILE.finditer(patch)) or list(_FILE.finditer(patch))
+    ends = [match.start() for match in starts[1:]] + [len(patch)]
+    prefixes = tuple(f"{path}/".encode() for path in left_out)
+    kept = []
+    for match, end in zip(starts, ends, strict=True):
+        name = match[1] if match[2] == b"/dev/null" else match[2]
+        if not name.partition(b"/")[2].startswith(prefixes):
+            kept.append(patch[match.start() : end])
+    return b"".join(kept)
 
 
 def _copy(path: Path, out: Sequence[str]) -> None:

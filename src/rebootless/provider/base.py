@@ -27,10 +27,14 @@ class KernelState(enum.StrEnum):
 
 @dataclass(frozen=True)
 class SourceTarball:
-    """Source as a compressed tar; `strip` leading path components are to be dropped."""
+    """Source as a compressed tar; `strip` leading path components are to be dropped.
+
+    `patches` (unified diffs, compressed or not) turn it, in that order, into what was built.
+    """
 
     path: Path
     strip: int = 1
+    patches: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)

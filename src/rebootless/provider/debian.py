@@ -2,7 +2,7 @@
 
     cache/kernels/RELEASE/image/     vmlinuz, config, lib/modules/RELEASE     } each with a
     cache/kernels/RELEASE/headers/   Module.symvers                           } version file
-    cache/sources/VERSION/           linux-source-X.tar.xz
+    cache/sources/VERSION/           linux-source-X.tar.xz, linux-patch-X-FEATURESET.patch.xz
 
 Each of these directories is filled aside and renamed when whole, under a lock of its own, so that
 processes can share the cache, and an interrupted one leaves nothing. What is cached is used
@@ -23,7 +23,7 @@ from ..base.fs import (
     read_text,
     remove_tree,
 )
-from . import deb
+from . import deb, featuresets
 from .apt import AptArchive
 from .base import KernelFiles, KernelInfo, KernelState, SourceTarball, compiler_of
 from .catalog import KernelPackages, flavour, group_packages, order
@@ -130,7 +130,8 @@ class DebianProvider:
             jobs.append(lambda stop: self._fetch_image(kernel, monitor, stop))
         if not (local.symvers and local.version == kernel.version):
             jobs.append(lambda stop: self._fetch_headers(kernel, monitor, stop))
-        jobs.append(lambda stop: self.fetch_source(kernel.version, monitor, stop))
+        features = featuresets.of(release)
+        jobs.append(lambda stop: self.fetch_source(kernel.version, monitor, stop, features))
         side_by_side(jobs)
         files = self._complete(release, local, kernel.version)
         if files is None:
@@ -142,11 +143,15 @@ class DebianProvider:
         version: str,
         monitor: Monitor | None = None,
         cancelled: Callable[[], bool] = lambda: False,
+        features: str = "",
     ) -> Path:
-        """The tarball of the source at exactly this version. Raises NotFoundError."""
+        """The tarball of the source at exactly this version, its feature sets' patches beside it.
+
+        Raises NotFoundError. What is cached is taken if patches do not matter, or were kept.
+        """
         directory = self.cache / "sources" / version
         with lock_unless(self.cache / "sources" / f".{version}.lock", cancelled):
-            if (cached := _tarball(directory)) is not None:
+            if featuresets.has(directory, features) and (cached := _tarball(directory)) is not None:
                 return cached
             package = self.sources(monitor).get(version)
             if package is None:
@@ -162,13 +167,13 @@ class DebianProvider:
                     cancelled,
                     "fetch-source",
                     f"source {version}",
-                    only=("./usr/src/*.tar.*",),
+                    only=("./usr/src/*",),
                 )
                 found = sorted(aside.rglob("*.tar.*"))
                 if not found:
                     raise NotFoundError(f"{package.name} {version} holds no source tarball")
                 found[0].rename(aside / found[0].name)
-                _keep_only(aside, (found[0].name,))
+                _keep_only(aside, (found[0].name, *featuresets.keep(aside)))
         tarball = _tarball(directory)
         assert tarball is not None
         return tarball
@@ -275,7 +280,10 @@ class DebianProvider:
         root = self.cache / "kernels" / release
         at_machine = local.complete and local.version and version in (None, local.version)
         chosen = local.version if at_machine else version or _version_in(root / "image")
-        if not chosen or (tarball := _tarball(self.cache / "sources" / chosen)) is None:
+        source, features = self.cache / "sources" / chosen, featuresets.of(release)
+        if not chosen or (tarball := _tarball(source)) is None:
+            return None
+        if not featuresets.has(source, features):
             return None
         image, config, modules = local.image, local.config, local.modules
         if not at_machine:
@@ -297,7 +305,7 @@ class DebianProvider:
             config,
             symvers,
             modules,
-            SourceTarball(tarball),
+            SourceTarball(tarball, patches=featuresets.patches(source, features)),
             compiler,
             text,
         )
