@@ -12,6 +12,8 @@ import click
 from .output import make_output
 
 if TYPE_CHECKING:
+    from ..provider.base import GivenKernel
+    from ..provider.given.provider import PackagesProvider
     from ..provider.local import LocalProvider
 
 F = TypeVar("F", bound=Callable[..., object])
@@ -79,17 +81,18 @@ def _with_output(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def kernel_options(function: F) -> F:
-    """--kernel, or a kernel of one's own by its files: passed as `kernel` and `local`."""
+    """--kernel, or a kernel of one's own: passed as `kernel` and `local`."""
     kernel = click.option("--kernel", metavar="RELEASE", help="Default: the running kernel.")
     return kernel(local_options(function))
 
 
 def local_options(function: F) -> F:
-    """A kernel of one's own by its files: passed as `local`."""
+    """A kernel of one's own, by its files or its packages: passed as `local`."""
 
     @functools.wraps(function)
     def run(
         *args: Any,
+        packages: Path | None,
         image: Path | None,
         source: Path | None,
         config: Path | None,
@@ -97,8 +100,10 @@ def local_options(function: F) -> F:
         modules: Path | None,
         **options: Any,
     ) -> Any:
-        local = local_kernel(image, source, config, symvers, modules)
-        return function(*args, local=local, **options)
+        local: GivenKernel | None = local_kernel(image, source, config, symvers, modules)
+        if packages is not None and local is not None:
+            raise click.UsageError("--from-packages has all of the kernel: leave --image out")
+        return function(*args, local=local or packaged_kernels(packages), **options)
 
     for option in reversed(
         (
@@ -112,10 +117,31 @@ def local_options(function: F) -> F:
             click.option("--config", type=FILE, help="Its .config."),
             click.option("--symvers", type=FILE, help="Its Module.symvers."),
             click.option("--modules", type=DIRECTORY, help="Its lib/modules/RELEASE."),
+            packages_option,
         )
     ):
         run = option(run)
     return run  # type: ignore[return-value]
+
+
+def packages_option(function: F) -> F:
+    """--from-packages, passed as `packages`."""
+    return click.option(
+        "--from-packages",
+        "packages",
+        type=DIRECTORY,
+        metavar="DIR",
+        help="A kernel of its deb or rpm packages in DIR (docs/from-packages.md).",
+    )(function)
+
+
+def packaged_kernels(directory: Path | None) -> PackagesProvider | None:
+    """The kernels in the folder that --from-packages names; None when it is not given."""
+    if directory is None:
+        return None
+    from ..provider.given.provider import PackagesProvider
+
+    return PackagesProvider(directory)
 
 
 def local_kernel(

@@ -195,7 +195,7 @@ def prepare(files: KernelFiles, monitor: Monitor) -> Tree:
     Raises CompileError (a build dependency is missing, kbuild fails), NotFoundError, ResourceError
     (disk). An interrupted preparation leaves nothing that a later one would take for finished.
     """
-    toolchain = obtain(files.compiler_text, monitor)
+    toolchain = obtain(files.compiler_text, monitor, program=files.compiler)
     key = _fingerprint(files, toolchain)
     root = cache_root() / "trees" / f"{files.release}-{key[:12]}"
     tree = Tree(files.release, root, files.compiler, toolchain=toolchain)

@@ -26,8 +26,7 @@ from ..module.emit import EmittedUnit, emit
 from ..module.features import glue_symbols, merge_states, state_findings
 from ..module.positions import KernelPositions
 from ..module.resolve import VMLINUX, Proof, Resolver
-from ..provider.base import KernelFiles
-from ..provider.local import LocalProvider
+from ..provider.base import GivenKernel, KernelFiles
 from . import telling
 from .artifact import BuildResult, write_bundle
 from .cores import core_for
@@ -45,7 +44,7 @@ def build(
     patches: Sequence[Path],
     *,
     kernel: str | None = None,
-    local: LocalProvider | None = None,
+    local: GivenKernel | None = None,
     name: str | None = None,
     version: str = "1",
     replace: bool = False,

@@ -24,9 +24,8 @@ from ..kernel.symvers import parse as parse_symvers
 from ..match import Shipped, ShippedModule, ShippedVmlinux
 from ..module.resolve import VMLINUX
 from ..provider.apt import AptArchive
-from ..provider.base import KernelFiles, KernelInfo
+from ..provider.base import GivenKernel, KernelFiles, KernelInfo
 from ..provider.debian import DebianProvider
-from ..provider.local import LocalProvider
 
 
 @dataclass(frozen=True)
@@ -140,14 +139,22 @@ def provider(suites: Sequence[str], monitor: Monitor) -> DebianProvider:
 
 
 def kernels(
-    *, suites: Sequence[str] = (), refresh: bool = False, monitor: Monitor | None = None
+    *,
+    local: GivenKernel | None = None,
+    suites: Sequence[str] = (),
+    refresh: bool = False,
+    monitor: Monitor | None = None,
 ) -> tuple[KernelInfo, ...]:
     """Every kernel that is running, installed, cached or in the archive, oldest first.
+
+    With `local` only those that the user gives.
 
     `suites` adds further suites of the archives that the machine's apt knows. `refresh` reads
     their package lists anew, also when they are recent.
     """
     monitor = monitor or NullMonitor()
+    if local is not None:
+        return local.list(monitor)
     return provider(suites, monitor).list(monitor, refresh=refresh)
 
 
@@ -173,11 +180,11 @@ def fetch(
 def find(
     kernel: str | None,
     *,
-    local: LocalProvider | None = None,
+    local: GivenKernel | None = None,
     suites: Sequence[str] = (),
     monitor: Monitor | None = None,
 ) -> KernelFiles:
-    """The files of a kernel: the user's own, or that of the given or the running release."""
+    """The files of a kernel: one that the user gives, or that of the given or running release."""
     if local is not None:
         return local.fetch(kernel, monitor)
     return fetch(kernel or os.uname().release, suites=suites, monitor=monitor)

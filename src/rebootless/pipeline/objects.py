@@ -17,7 +17,7 @@ from ..engine import modinfo
 from ..lab.report import verdict_of
 from ..match import UnitMatch, match_unit
 from ..module.resolve import VMLINUX
-from ..provider.local import LocalProvider
+from ..provider.base import GivenKernel
 from .kernel import ShippedKernel, find
 
 SYMBOL_PREFIX = ".klp.sym."
@@ -33,7 +33,7 @@ def match_object(
     *,
     kernel: str | None = None,
     module: str | None = None,
-    local: LocalProvider | None = None,
+    local: GivenKernel | None = None,
     monitor: Monitor | None = None,
 ) -> dict[str, Any]:
     """Matches an object file against the shipped kernel, or against one of its modules.

@@ -29,7 +29,7 @@ from ..extract.scaffold import Draft
 from ..extract.scaffold import scaffold as draft_of
 from ..extract.toplevel import split
 from ..match import match_unit
-from ..provider.local import LocalProvider
+from ..provider.base import GivenKernel
 from .from_source import wanted_of
 from .kernel import ShippedKernel, find
 
@@ -64,7 +64,7 @@ def scaffold(
     functions: Sequence[str],
     *,
     kernel: str | None = None,
-    local: LocalProvider | None = None,
+    local: GivenKernel | None = None,
     output: Path | None = None,
     suites: Sequence[str] = (),
     monitor: Monitor | None = None,

@@ -16,8 +16,7 @@ from ..kernel.modules import find_module, load_module, module_name
 from ..lab.report import TestReport
 from ..lab.scenario import Scenario, run
 from ..module.resolve import VMLINUX
-from ..provider.base import KernelFiles
-from ..provider.local import LocalProvider
+from ..provider.base import GivenKernel, KernelFiles
 from .external import INSTALLED
 from .kernel import find
 from .running import wanted_of
@@ -31,7 +30,7 @@ def test(
     workload: bool = True,
     engine: str = AUTO,
     modules: Sequence[Path] = (),
-    local: LocalProvider | None = None,
+    local: GivenKernel | None = None,
     monitor: Monitor | None = None,
 ) -> TestReport:
     """Boots the bundle's kernel in QEMU, applies the bundle under load, and undoes it.

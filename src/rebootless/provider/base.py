@@ -23,6 +23,7 @@ class KernelState(enum.StrEnum):
     INSTALLED = "installed"
     CACHED = "cached"
     ARCHIVE = "archive"
+    GIVEN = "given"
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,18 @@ class Provider(Protocol):
 
     def fetch(self, release: str, monitor: Monitor) -> KernelFiles:
         """Gets everything for `release`; raises NotFoundError when there is no such kernel."""
+        ...
+
+
+class GivenKernel(Protocol):
+    """Kernels that the user gives instead of naming one of an archive."""
+
+    def list(self, monitor: Monitor | None = None) -> tuple[KernelInfo, ...]:
+        """Every kernel that was given, oldest first."""
+        ...
+
+    def fetch(self, release: str | None = None, monitor: Monitor | None = None) -> KernelFiles:
+        """The files of `release`, or of the one that was given; raises NotFoundError."""
         ...
 
 

@@ -34,7 +34,7 @@ class LocalProvider:
     symvers: Path
     modules: Path | None = None
 
-    def list(self) -> tuple[KernelInfo, ...]:
+    def list(self, monitor: Monitor | None = None) -> tuple[KernelInfo, ...]:
         """The one kernel."""
         states = frozenset({KernelState.CACHED})
         return (KernelInfo(self.release(), "", "local files", states, True),)

@@ -21,6 +21,7 @@ from . import sources as apt_sources
 from . import toolroots
 from .apt import AptArchive, native_architecture, need_space
 from .compilers import Offer, nearest, offers
+from .naming import DEBIAN, naming_of
 from .packages import Package
 from .toolchain import CompilerText, Toolchain, find_compiler, parse_text, same_package
 
@@ -47,24 +48,27 @@ _DEB = re.compile(r"(?P<name>[^_]+)_(?P<version>[^_]+)_[^_]+\.deb")
 _APT_OPTION = re.compile(r"^Acquire::(?:https?::|Check-|Max-FutureTime|Retries).*;$", re.MULTILINE)
 
 
-def obtain(wanted: str, monitor: Monitor) -> Toolchain:
+def obtain(wanted: str, monitor: Monitor, *, program: str | None = None) -> Toolchain:
     """The compiler of a kernel (CONFIG_CC_VERSION_TEXT): of this machine, of a root, of a new root.
 
-    The very package comes before another one of the same version. Raises CompileError when no
-    suite has such a compiler, NotFoundError (a program is missing), ResourceError (network, disk,
-    no user namespaces).
+    The very package comes before another one of the same version. `program` is what it is called
+    here, if not what `wanted` begins with. Roots are made of Debian's compilers only. Raises
+    CompileError when no suite has such a compiler, NotFoundError (a program is missing),
+    ResourceError (network, disk, no user namespaces).
     """
     native, problem = None, ""
     try:
-        native = find_compiler(wanted)
+        native = find_compiler(wanted, program=program)
     except CompileError as exc:
+        if naming_of((), wanted).title != DEBIAN:
+            raise
         problem = exc.message
     if native is not None and native.exact:
         return native
     if (exact := toolroots.find_root(wanted, monitor, exact=True)) is not None:
         return exact
     if native is not None:
-        return find_compiler(wanted, monitor)  # once more, for its warning
+        return find_compiler(wanted, monitor, program=program)  # once more, for its warning
     if (near := toolroots.find_root(wanted, monitor, exact=False)) is not None:
         return near
     try:

@@ -24,7 +24,9 @@ from pathlib import Path
 from ..base import proc
 from ..base.errors import CompileError
 from ..base.events import Monitor, NullMonitor, Warned
+from .naming import DEBIAN, naming_of
 
+_PACKAGE = re.compile(r"\((?:Red Hat|Debian|Ubuntu) ([^) ]+)\)")
 _TEXT = re.compile(r"(?P<program>\S+) \((?P<package>[^)]*)\) (?P<version>\d[\w.]*)")
 
 
@@ -66,13 +68,17 @@ def parse_text(text: str) -> CompilerText | None:
     return CompilerText(match["program"], match["package"], match["version"]) if match else None
 
 
-def find_compiler(wanted: str, monitor: Monitor | None = None) -> Toolchain:
+def find_compiler(
+    wanted: str, monitor: Monitor | None = None, *, program: str | None = None
+) -> Toolchain:
     """This machine's compiler whose version line is `wanted` (CONFIG_CC_VERSION_TEXT).
+
+    `program` is what to call, by default what `wanted` begins with.
 
     Raises CompileError, with what is wanted, what is there and how to get it, when the program is
     missing or of another version.
     """
-    program = wanted.split()[0]
+    program = program or wanted.split()[0]
     path = shutil.which(program)
     if path is None:
         raise CompileError(
@@ -116,9 +122,22 @@ def warn_unless_exact(wanted: str, found: str, monitor: Monitor) -> None:
         )
 
 
+def package_version(text: str) -> str:
+    """The compiler's package version in a version line, else its own version.
+
+    Example: "14.2.1-3" of "gcc (GCC) 14.2.1 20240912 (Red Hat 14.2.1-3)".
+    """
+    match, parsed = _PACKAGE.search(text), parse_text(text)
+    if match is not None:
+        return match[1]
+    return parsed.version if parsed else ""
+
+
 def _hint(wanted: str) -> str:
     """How to get the compiler: the package name, and the version when the text names one."""
-    text = parse_text(wanted)
+    text, naming = parse_text(wanted), naming_of((), wanted)
+    if text and naming.title != DEBIAN:
+        return naming.compiler_hint(text.program, package_version(wanted))
     program = text.program if text else wanted.split()[0]
     package = package_of(program)
     version = f", version {text.package.split()[-1]}" if text and text.package.split() else ""

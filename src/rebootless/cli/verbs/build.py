@@ -14,7 +14,7 @@ from ..options import DIRECTORY, FILE, kernel_options, verb
 from ..output import Facts, Output, Page
 
 if TYPE_CHECKING:
-    from ...provider.local import LocalProvider
+    from ...provider.base import GivenKernel
 
 
 def check_cves(
@@ -52,7 +52,7 @@ def command(
     out: Output,
     patches: Sequence[Path],
     kernel: str | None,
-    local: LocalProvider | None,
+    local: GivenKernel | None,
     name: str | None,
     version: str,
     replace: bool,

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import click
 
-from ..options import group, verb
+from ..options import group, packaged_kernels, packages_option, verb
 from ..output import Facts, Output, Page
 
 suite_option = click.option(
@@ -30,18 +31,27 @@ class Asked:
 @group
 @suite_option
 @refresh_option
+@packages_option
 @click.option("--all", "everything", is_flag=True, help="Also those that cannot be built.")
 @click.pass_context
 def command(
-    ctx: click.Context, out: Output, suites: Sequence[str], refresh: bool, everything: bool
+    ctx: click.Context,
+    out: Output,
+    suites: Sequence[str],
+    refresh: bool,
+    packages: Path | None,
+    everything: bool,
 ) -> None:
     """List the kernels that can be patched, oldest first; fetch what a build needs of one."""
     from ... import pipeline
 
     if ctx.invoked_subcommand is not None:
+        if packages is not None:
+            raise click.UsageError("what is in --from-packages need not be fetched")
         ctx.obj = Asked(out, tuple(suites), refresh)
         return
-    found = pipeline.kernels(suites=suites, refresh=refresh, monitor=out.monitor)
+    local = packaged_kernels(packages)
+    found = pipeline.kernels(local=local, suites=suites, refresh=refresh, monitor=out.monitor)
     shown = [k for k in found if everything or k.buildable or k.states - {"archive"}]
     out.show({"kernels": shown}, render)
 

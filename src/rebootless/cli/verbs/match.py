@@ -12,7 +12,7 @@ from ..options import FILE, kernel_options, verb
 from ..output import Facts, Output, Page
 
 if TYPE_CHECKING:
-    from ...provider.local import LocalProvider
+    from ...provider.base import GivenKernel
 
 
 @verb
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @kernel_options
 @click.option("--module", metavar="NAME", help="The module it belongs to. Default: vmlinux.")
 def command(
-    out: Output, obj: Path, kernel: str | None, local: LocalProvider | None, module: str | None
+    out: Output, obj: Path, kernel: str | None, local: GivenKernel | None, module: str | None
 ) -> None:
     """Compare an OBJECT file, function by function, with the code that a kernel ships.
 

@@ -12,7 +12,7 @@ from ..options import FILE, kernel_options, verb
 from ..output import Facts, Output, Page
 
 if TYPE_CHECKING:
-    from ...provider.local import LocalProvider
+    from ...provider.base import GivenKernel
 
 
 @verb
@@ -28,7 +28,7 @@ def command(
     name: str,
     functions: Sequence[str],
     kernel: str | None,
-    local: LocalProvider | None,
+    local: GivenKernel | None,
     output: Path | None,
     suites: Sequence[str],
 ) -> None:

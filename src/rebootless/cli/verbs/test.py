@@ -13,7 +13,7 @@ from ..options import FILE, engine_option, local_options, verb
 from ..output import Facts, Output, Page
 
 if TYPE_CHECKING:
-    from ...provider.local import LocalProvider
+    from ...provider.base import GivenKernel
 
 
 @verb
@@ -41,7 +41,7 @@ def command(
     workload: bool,
     engine: str,
     installed: Sequence[Path],
-    local: LocalProvider | None,
+    local: GivenKernel | None,
 ) -> None:
     """Try BUNDLE in a virtual machine: check, apply under load, check, undo, check.
 
