@@ -6,7 +6,7 @@ BIN := .venv/bin
 # Files of tests at a time: a guest or a compiler keeps one processor busy.
 JOBS ?= 2
 
-.PHONY: help venv test-venv demo test soak unit lint bench clean
+.PHONY: help venv test-venv demo test soak unit lint bench matrix clean
 .DEFAULT_GOAL := help
 
 help:
@@ -16,6 +16,7 @@ help:
 	@echo "make unit    the quick tests only (seconds, no network)"
 	@echo "make lint    style, types, layers"
 	@echo "make bench   measurements"
+	@echo "make matrix  each kernel with each engine, in QEMU; writes docs/support.md (goes on where it was)"
 	@echo "make venv    only what the others need: packages and .venv"
 
 venv:
@@ -41,6 +42,9 @@ lint: venv
 
 bench: venv
 	@set -e; for b in $(wildcard bench/*.py); do echo "== $$b"; $(BIN)/python $$b; done
+
+matrix: venv
+	@$(BIN)/python scripts/matrix.py
 
 clean:
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis
