@@ -221,15 +221,15 @@ def test_bug_entry_with_a_format(pair: Pair) -> None:
 
 
 def test_unknown_table_for_patched_code_is_refused(pair: Pair) -> None:
-    """Such as the runtime constants since Linux 6.11: the place is the same, the code is not."""
+    """One of a newer kernel: the place is the same, and what becomes of the code is not known."""
     site = """
     #define SITE() asm volatile("1: movabs $0x0123456789abcdef, %%rax\\n" \\
-    ".pushsection runtime_ptr_x,\\"a\\"\\n .long 1b - .\\n .popsection" : : : "rax")
+    ".pushsection future_sites,\\"a\\"\\n .long 1b - .\\n .popsection" : : : "rax")
     """
     before = site + "void f(void) { SITE(); helper(1); }\nvoid g(void) { SITE(); helper(2); }"
     assert pair(before, before).is_empty
     delta = pair(before, before.replace("helper(2)", "helper(3)"))
-    assert [(f.code, f.symbol) for f in delta.refused] == [("unsupported-section", "runtime_ptr_x")]
+    assert [(f.code, f.symbol) for f in delta.refused] == [("unsupported-section", "future_sites")]
     plain = before + "void h(void) { helper(4); }"
     assert not pair(plain, plain.replace("helper(4)", "helper(5)")).refused
 

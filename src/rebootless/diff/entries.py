@@ -8,9 +8,10 @@ from ..base.errors import ElfError
 from ..elf.constants import SectionFlag
 from ..elf.model import Section
 from .atoms import Atom, Entries, Kind, Refs, Unit, is_inside
+from .constants import loaded, variable_of
 from .delta import KernelRef, Piece, PieceKind, PieceRef, PieceReloc, TableEntries
 from .names import is_sanitizer_data
-from .tables import ALTERNATIVES, TABLES
+from .tables import ALTERNATIVES, CONSTANTS, TABLES
 
 PLAIN_FLAGS = int(SectionFlag.WRITE | SectionFlag.ALLOC | SectionFlag.EXECINSTR)
 
@@ -24,6 +25,7 @@ class Closure(Protocol):
     @property
     def patched(self) -> Unit: ...
     def target(self, user: Atom, refs: Refs, k: int) -> PieceRef | KernelRef: ...
+    def variable(self, name: str) -> PieceRef | KernelRef: ...
     def drain(self) -> None: ...
     def find(self, code: str, symbol: str, message: str) -> None: ...
 
@@ -90,10 +92,33 @@ def _check_unknown_sections(closure: Closure) -> None:
                 )
 
 
+def _settle_constants(closure: Closure, entries: Entries, chosen: list[int]) -> None:
+    """Constants that the kernel fills in at boot become loads; they need no table."""
+    variable = variable_of(entries)
+    for n in chosen:
+        owner, place = int(entries.owner[n]), int(entries.place[n])
+        piece = closure.pieces[closure.piece_of[owner]]
+        assert piece is not None
+        settled = loaded(piece, place, closure.variable(variable)) if variable else None
+        if settled is None:
+            closure.find(
+                "boot-constant",
+                piece.name,
+                f"'{piece.name}' has a constant that the kernel writes into its code at boot "
+                f"(section '{entries.section.name}'), which it does not do for modules: patch a "
+                "function that calls it",
+            )
+        else:
+            closure.pieces[closure.piece_of[owner]] = settled
+
+
 def _add_table(closure: Closure, entries: Entries) -> int:
     section, chosen = entries.section, _chosen(closure, entries)
     if not chosen:
         return 0
+    if section.name.startswith(CONSTANTS):
+        _settle_constants(closure, entries, chosen)
+        return len(chosen)
     user = _table_atom(closure, entries)
     data, relocs = bytearray(), []
     for n in chosen:

@@ -203,6 +203,15 @@ class Includer:
             self.find("unsupported-reference", user.name, f"refers to the section {atom.name}")
         return PieceRef(self.add(index))
 
+    def variable(self, name: str) -> PieceRef | KernelRef:
+        """The variable `name` of the unit, or of the kernel, which no relocation need refer to."""
+        for symbol in self.patched.elf.symbols.by_name.get(name, ()):
+            for atom in self.patched.atoms:
+                if symbol in atom.symbols:
+                    return self._data_target(atom, atom)
+        known = self.orig.elf.symbols.by_name.get(name, ())
+        return KernelRef(name, known[0] if known else None, defined=False, is_global=True)
+
     def _external(self, symbol: int) -> KernelRef:
         table = self.patched.elf.symbols
         name = table.names[symbol]

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from ..base.errors import ElfError
 from ..elf.constants import (
+    PADDING_NAME,
     PC_RELATIVE,
     RESERVED_BASE,
     SHN_UNDEF,
@@ -29,7 +30,6 @@ _MAX_ZEROS = 1 << 28  # which are compared as bytes; the whole kernel may span 1
 _MAX_CHARACTER = 8
 _CONTENT = (int(SectionType.PROGBITS), int(SectionType.NOBITS))
 _NOBITS = int(SectionType.NOBITS)
-_PREFIX = "__pfx_"  # objtool names the padding before a function so (since Linux 6.2)
 _CODE = frozenset({int(SymbolType.FUNC)})
 _VARIABLES = frozenset({int(SymbolType.OBJECT), int(SymbolType.NOTYPE), int(SymbolType.TLS)})
 
@@ -168,10 +168,10 @@ class _Builder:
         prefixes = {
             int(table.value[i] + table.size[i]): int(table.size[i])
             for i in heads
-            if section.is_exec and table.names[i].startswith(_PREFIX)
+            if section.is_exec and table.names[i].startswith(PADDING_NAME)
         }
         if prefixes:
-            heads = [i for i in heads if not table.names[i].startswith(_PREFIX)]
+            heads = [i for i in heads if not table.names[i].startswith(PADDING_NAME)]
         if not heads:
             if section.size:
                 self._one_atom(section, kind)

@@ -40,8 +40,23 @@ class Table:
     keyed: bool = False  # the last relocation of an entry names a static key or static call
 
 
-TABLES: dict[str, Table] = {
-    table.section: table
+CONSTANTS = "runtime_"  # sections about constants, see constants.py: one for each variable
+
+
+class _Tables(dict[str, Table]):
+    """The tables by their section's name."""
+
+    def __contains__(self, name: object) -> bool:
+        return super().__contains__(name) or (isinstance(name, str) and name.startswith(CONSTANTS))
+
+    def __missing__(self, name: str) -> Table:
+        if name.startswith(CONSTANTS):
+            return Table(name, 1, compared=True)
+        raise KeyError(name)
+
+
+TABLES = _Tables(
+    (table.section, table)
     for table in (
         Table("__bug_table", 1, compared=True, names_source=True),
         Table("__ex_table", 2, compared=True),
@@ -59,7 +74,7 @@ TABLES: dict[str, Table] = {
         Table("__mcount_loc", 1),
         Table("_kprobe_blacklist", 1),
     )
-}
+)
 COMPANIONS = frozenset(t.companion for t in TABLES.values() if t.companion)
 ALTERNATIVES = ".altinstructions"
 

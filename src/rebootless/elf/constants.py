@@ -116,6 +116,7 @@ RELOC_WIDTH = {
     Reloc.PC64: 8,
 }
 PC_RELATIVE = frozenset({Reloc.PC32, Reloc.PLT32, Reloc.PC64})
+PADDING_NAME = "__pfx_"  # objtool names the padding before a function so (since Linux 6.2)
 
 SHDR_DTYPE = np.dtype(
     [

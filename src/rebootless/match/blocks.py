@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from ..base.errors import ElfError
 from ..elf.constants import (
+    PADDING_NAME,
     RELOC_WIDTH,
     RESERVED_BASE,
     SHN_UNDEF,
@@ -49,6 +50,7 @@ _TABLES = (
     ".static_call_tramp_key", "__ksymtab", "___ksymtab", "__kcrctab", ".export_symbol", ".initcall",
     ".con_initcall", "__tracepoints_ptrs", "_ftrace_events", "__syscalls_metadata", ".BTF",
     "__patchable_function_entries", ".eh_frame", ".debug", ".stab", "__bpf_raw_tp_map",
+    "runtime_",
 )  # fmt: skip
 
 
@@ -122,12 +124,17 @@ class BlockBuilder:
             self.widths[kind] = width
 
     def functions(self) -> list[Block]:
-        """A block for every function, aliases in one; sections and offsets ascending."""
+        """A block for every function, aliases in one; sections and offsets ascending.
+
+        Padding before functions is none, though objtool gives it a symbol like a function's.
+        """
         table = self.elf.symbols
         wanted = (table.type == SymbolType.FUNC) & (table.shndx != SHN_UNDEF)
         wanted &= table.shndx < RESERVED_BASE
         starts: dict[tuple[int, int], list[int]] = {}
         for index in np.nonzero(wanted)[0].tolist():
+            if table.names[index].startswith(PADDING_NAME):
+                continue
             section = self.elf.sections[int(table.shndx[index])]
             if section.is_exec and section.is_alloc and not section.name.startswith(".discard"):
                 starts.setdefault((section.index, int(table.value[index])), []).append(index)

@@ -34,6 +34,7 @@ from .external import ExternalModule
 from .inputs import Inputs, compiled, delta_of, read_inputs
 from .job import Job, Unit
 from .kernel import ShippedKernel, find
+from .landing import pointers_into_kernel
 from .linking import linked
 from .meanwhile import Meanwhile
 from .newly_global import exposed_names, taken_names
@@ -280,6 +281,7 @@ def emitted(
             for n, u in enumerate(units, first)
         ]
     telling.refuse(job, [f for u in found if u.emitted for f in u.emitted.refused])
+    telling.refuse(job, pointers_into_kernel(job, found))
     for unit in found:
         if unit.emitted:
             telling.warn(job, unit.emitted.warnings)

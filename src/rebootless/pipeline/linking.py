@@ -16,6 +16,7 @@ from ..module.features import UnitCallbacks, merge_states
 from ..module.link import PatchedFunction, PatchedObject, link
 from ..module.relocs import MAX_SYMBOL_OLD
 from .job import Job, Unit, by_object
+from .landing import check_module
 
 
 def linked(job: Job, units: Sequence[Unit], tree: Tree) -> bytes:
@@ -39,7 +40,9 @@ def linked(job: Job, units: Sequence[Unit], tree: Tree) -> bytes:
             livepatch=job.kernel.has_livepatch,
             symvers=job.kernel.more_symvers,
         )
-        check_abi(parse_elf(module, name=job.name), job.kernel.some_modules())
+        finished = parse_elf(module, name=job.name)
+        check_abi(finished, job.kernel.some_modules())
+        check_module(job, finished)
         (folder / "final.ko").write_bytes(module)
     return module
 
