@@ -133,7 +133,7 @@ class Candidate:
     kernel. `units` are the sources to compile, as far as kbuild and the include lines tell;
     `readers` are those among them that only include a touched header, and mention what changes.
     `symbols` are the names that its changed lines define or are in, `reasons` why its parts
-    belong together. `diff` is unified, for -p1.
+    belong together. `diff` is unified, for -p1; bytes that are no UTF-8 are surrogates in it.
     """
 
     key: str
@@ -153,11 +153,11 @@ class Candidate:
         return tuple(dict.fromkeys(cve for tied in sure for cve in tied.cves))
 
     @property
-    def patch(self) -> str:
+    def patch(self) -> bytes:
         """The text to build: the diff with a header that names title and CVEs."""
         lines = [f"Subject: {self.title}", ""]
         lines += [f"Fixes {cve}." for cve in self.cves]
-        return "\n".join([*lines, "---", self.diff])
+        return "\n".join([*lines, "---", self.diff]).encode(errors="surrogateescape")
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ def test_what_is_no_result_is_told() -> None:
 
 def test_only_what_is_likely_counts_as_fixed() -> None:
     assert candidate().cves == ("CVE-2026-1",)
-    assert candidate().patch.startswith("Subject: a: fix b\n\nFixes CVE-2026-1.\n---\n--- a/a.c\n")
+    assert candidate().patch.startswith(b"Subject: a: fix b\n\nFixes CVE-2026-1.\n---\n--- a/a.c\n")
 
 
 def test_the_key_is_of_the_diff_and_the_kernel() -> None:

@@ -1,0 +1,204 @@
+"""What each block of a changed file is about: what it defines, takes away, changes and mentions.
+
+Names are C's identifiers at file scope, members of types and constants of enums. A name *given* is
+defined by the new file and not by the old one; one *taken* the other way round. A name is *altered*
+when those who use it may have to be written otherwise (a prototype, a macro's parameters, a type),
+and *reworked* when only its body changes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from . import csource
+from .csource import Item, Source, What
+from .model import Block, Change
+
+_CONDITION = re.compile(r"^\s*#\s*(if|ifdef|ifndef|endif|else|elif)\b")
+_MACRO_HEAD = re.compile(r"# ?define \w+(?:\([^)]*\))?")
+_ACCESS = re.compile(r"(?:\.|->)\s*([A-Za-z_]\w*)")
+SCOPED = (What.MACRO, What.TYPE)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A block with what is known of it; `own` are the functions and macros that it is in.
+
+    `says_old`, `says_new` are the identifiers of its lines. `mark` is not ("", "") where it opens
+    or closes more than it did. `is_include` says that it only adds #include lines.
+    """
+
+    path: str
+    block: Block
+    own: frozenset[tuple[What, str]]
+    symbols: tuple[str, ...]
+    gives: frozenset[str]
+    takes: frozenset[str]
+    alters: frozenset[str]
+    reworks: frozenset[str]
+    says_old: frozenset[str]
+    says_new: frozenset[str]
+    accesses: frozenset[str]
+    local: frozenset[str]
+    inner: Mapping[str, str]
+    opens: int = 0
+    conditions: int = 0
+    is_include: bool = False
+
+    @property
+    def defined(self) -> frozenset[str]:
+        """All names that others may have to follow."""
+        return self.gives | self.takes | self.alters
+
+
+@dataclass(frozen=True)
+class File:
+    """A changed file in both versions, and its pieces; `idle` blocks change no token of code."""
+
+    path: str
+    old: Source
+    new: Source
+    pieces: tuple[Piece, ...]
+    idle: tuple[Block, ...]
+
+    @cached_property
+    def old_names(self) -> frozenset[str]:
+        """Every identifier of the old file."""
+        return csource.names("\n".join(self.old.code))
+
+    @cached_property
+    def new_names(self) -> frozenset[str]:
+        """Every identifier of the new file."""
+        return csource.names("\n".join(self.new.code))
+
+
+def examine(change: Change, old_text: str, new_text: str) -> File:
+    """The facts of one changed C file."""
+    old, new = csource.read(old_text), csource.read(new_text)
+    versions = _Versions(old, new)
+    pieces: list[Piece] = []
+    idle: list[Block] = []
+    shift = 0
+    for block in sorted(change.blocks, key=lambda b: b.start):
+        before = _code(old, block.start, len(block.old))
+        after = _code(new, block.start + shift, len(block.new))
+        if csource.tokens(before) == csource.tokens(after):
+            idle.append(block)
+        else:
+            pieces.append(_piece(change.path, block, versions, shift, before, after))
+        shift += len(block.new) - len(block.old)
+    return File(change.path, old, new, tuple(pieces), tuple(idle))
+
+
+def _code(source: Source, first: int, count: int) -> str:
+    return "\n".join(source.code[first - 1 : first - 1 + count])
+
+
+class _Versions:
+    """Both versions of a file: what each defines."""
+
+    def __init__(self, old: Source, new: Source) -> None:
+        self.old, self.new = old, new
+        self.old_items = {item.key: item for item in old.items}
+        self.new_items = {item.key: item for item in new.items}
+        self.old_defines = {(i.what, n) for i in old.items for n in i.names}
+        self.new_defines = {(i.what, n) for i in new.items for n in i.names}
+
+
+def _piece(
+    path: str, block: Block, versions: _Versions, shift: int, before: str, after: str
+) -> Piece:
+    old_items = versions.old.touching(block.start, len(block.old))
+    new_items = versions.new.touching(block.start + shift, len(block.new))
+    says_old, says_new = csource.names(before), csource.names(after)
+    own = frozenset(
+        item.key for item in (*old_items, *new_items) if item.what in (What.FUNCTION, What.MACRO)
+    )
+    gives, takes = set[str](), set[str]()
+    alters, reworks = set[str](), set[str]()
+    inner: dict[str, str] = {}
+    for item in new_items:
+        gives |= {n for n in item.names if (item.what, n) not in versions.old_defines}
+        _compare(item, versions.old_items.get(item.key), alters, reworks)
+    for item in old_items:
+        takes |= {n for n in item.names if (item.what, n) not in versions.new_defines}
+        _compare(item, versions.new_items.get(item.key), alters, reworks)
+    for item in _types(old_items, new_items):
+        old_inner = _inner(versions.old_items.get(item.key))
+        new_inner = _inner(versions.new_items.get(item.key))
+        tag = item.names[0] if item.names else ""
+        changed = {
+            *((new_inner - old_inner) & says_new),
+            *((old_inner - new_inner) & says_old),
+            *(old_inner & new_inner & says_old & says_new),
+        }
+        gives |= (new_inner - old_inner) & says_new
+        takes |= (old_inner - new_inner) & says_old
+        alters |= old_inner & new_inner & says_old & says_new
+        if not item.header.startswith(("enum", "typedef enum")):
+            inner |= dict.fromkeys(changed, tag)
+    every = (*old_items, *new_items)
+    is_unit = path.endswith(".c")
+    local = {n for i in every if _is_local(i, is_unit) for n in i.names}
+    return Piece(
+        path,
+        block,
+        own,
+        tuple(dict.fromkeys(i.names[0] for i in every if i.names)),
+        frozenset(gives),
+        frozenset(takes),
+        frozenset(alters),
+        frozenset(reworks),
+        says_old,
+        says_new,
+        frozenset(_ACCESS.findall(before + "\n" + after)),
+        frozenset(local | (set(inner) if is_unit else set())),
+        inner,
+        _balance(after) - _balance(before),
+        _conditions(after) - _conditions(before),
+        bool(new_items) and not block.old and all(i.what is What.INCLUDE for i in new_items),
+    )
+
+
+def _is_local(item: Item, is_unit: bool) -> bool:
+    """Whether no other file can mean it: of a unit's own, or made by a macro of unknown ways."""
+    return (is_unit and (item.is_static or item.what in SCOPED)) or item.what is What.CALL
+
+
+def _types(old: Sequence[Item], new: Sequence[Item]) -> list[Item]:
+    found = {item.key: item for item in (*old, *new) if item.what is What.TYPE}
+    return list(found.values())
+
+
+def _inner(item: Item | None) -> frozenset[str]:
+    return frozenset(item.inner) if item is not None else frozenset()
+
+
+def _compare(item: Item, other: Item | None, alters: set[str], reworks: set[str]) -> None:
+    """Notes whether an item that both versions have changes for those who use it."""
+    if other is None or not item.names:
+        return
+    if item.what is What.MACRO:
+        heads = {(_MACRO_HEAD.match(i.header) or [i.header])[0] for i in (item, other)}
+        (alters if len(heads) > 1 else reworks).add(item.names[0])
+    elif item.what is What.FUNCTION:
+        (alters if item.header != other.header else reworks).add(item.names[0])
+    elif item.what in (What.DECLARATION, What.DATA) and _head(item) != _head(other):
+        alters.update(item.names)
+
+
+def _head(item: Item) -> str:
+    return item.header.partition("=")[0].strip(" ;")
+
+
+def _balance(code: str) -> int:
+    found = csource.tokens(code)
+    return sum(token in "({[" for token in found) - sum(token in ")}]" for token in found)
+
+
+def _conditions(code: str) -> int:
+    words = [m[1] for line in code.split("\n") if (m := _CONDITION.match(line))]
+    return sum(1 if w.startswith("if") else -1 if w == "endif" else 0 for w in words)
