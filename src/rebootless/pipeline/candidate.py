@@ -82,7 +82,7 @@ class Builder:
         return result, part
 
     def _job(self, candidate: Candidate) -> Job:
-        patch = combine([parse(candidate.patch.encode(errors="surrogateescape"), candidate.key)])
+        patch = combine([parse(candidate.patch, candidate.key)])
         return Job(
             NAME,
             "1",

@@ -236,7 +236,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Totals:
-    """How much of what. A CVE is counted once, by the best that is certain or likely of it.
+    """How much of what. A CVE is counted once, by the worst of what it is certain or likely to be.
 
     Of CVEs: `covered` by a live patch, `unaffected` (no effect on this kernel), `reboot`, `failed`
     (of no known outcome), and `unplaced`, those that no change could be tied to.

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from ..base.events import Monitor, stage
 from ..base.words import counted
 from ..compile.tree import Tree
-from . import blocks, facts, readers
+from . import blocks, csource, facts, readers
 from .facts import Piece
 from .model import (
     Block,
@@ -64,9 +64,22 @@ def plan(
     maker = _Maker(sieve, sifted, files, update.build_id, found)
     candidates, dropped = maker.made(parts)
     every = (*sifted.dropped, *_idle(files), *dropped)
-    candidates, every = tied(candidates, every, entries)
+    candidates, every = tied(candidates, every, entries, _said(changes, candidates))
     lines = sum(len(b.old) + len(b.new) for c in changes for b in c.blocks)
     return TranslationPlan(update, len(changes), lines, candidates, every, tuple(entries))
+
+
+def _said(changes: Sequence[Change], candidates: Sequence[Candidate]) -> dict[str, frozenset[str]]:
+    """The identifiers of changed lines: of candidates by key, of all files by path."""
+    said = {change.path: _names(change.blocks) for change in changes}
+    for one in candidates:
+        parts = blocks.blocks_of(one.diff).values()
+        said[one.key] = frozenset[str]().union(*map(_names, parts))
+    return said
+
+
+def _names(some: Iterable[Block]) -> frozenset[str]:
+    return csource.names("".join(line for b in some for line in (*b.old, *b.new)))
 
 
 def _examined(sieve: Sieve, change: Change) -> facts.File:
