@@ -6,8 +6,6 @@ them, and the page's own policy lets no script run but ours.
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -17,6 +15,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from ..base import pages
 from ..base.errors import BundleError
 from ..base.words import counted
 from .panels import Panels, ways
@@ -34,34 +33,12 @@ _GOOD = {"matched": "good", "absent": "", "ok": "good", "passed": "good", "skipp
 
 def render(facts: Mapping[str, Any]) -> str:
     """The page. Raises BundleError for facts that are not of the form of `explain`."""
-    style, script = _text("style.css"), _text("script.js")
-    environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(_text),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    folder = resources.files(__package__) / "template"
+    style, script = ((folder / name).read_text() for name in ("style.css", "script.js"))
     try:
-        context = _context(facts)
-        return environment.get_template("page.html.j2").render(
-            context,
-            style=Markup(style),
-            script=Markup(script),
-            policy=f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}; "
-            "base-uri 'none'; form-action 'none'",
-        )
+        return pages.render(folder, "page.html.j2", _context(facts), style=style, script=script)
     except (*MALFORMED, jinja2.UndefinedError) as exc:
         raise BundleError(f"the explanation is not of the form that is read here: {exc}") from exc
-
-
-def _text(name: str) -> str:
-    return (resources.files(__package__) / "template" / name).read_text()
-
-
-def _hash(text: str) -> str:
-    digest = hashlib.sha256(text.encode()).digest()
-    return f"'sha256-{base64.b64encode(digest).decode()}'"
 
 
 def _context(facts: Mapping[str, Any]) -> dict[str, Any]:
