@@ -87,6 +87,8 @@ class Shapes:
         btf, kind = self.btf, self.btf.kinds[number]
         if kind == Kind.INT:
             encoding = btf.integer(number)[0]
+            if (name := btf.type_name(number)) in CHARACTERS:
+                return name
             sign = "bool" if encoding & BOOL else "s" if encoding & SIGNED else "u"
             return f"{sign}{btf.size(number)}"
         if kind == Kind.FLOAT:
