@@ -64,21 +64,12 @@ int kallsyms_on_each_match_symbol(int (*fn)(void *data, unsigned long address),
 
 /*
  * "kallsyms: refactor {,module_}kallsyms_on_each_symbol": before, the search went on
- * through all modules, and left it to the caller that none goes meanwhile.
+ * through all modules, and left it to the caller to hold module_mutex, which is found by
+ * name: not all of them export it.
  */
-static inline void rb_lock_modules(void)
-{
 #if LINUX_VERSION_CODE < KERNEL_VERSION(5, 12, 0)
-	mutex_lock(&module_mutex);
+#define RB_MODULE_MUTEX "module_mutex"
 #endif
-}
-
-static inline void rb_unlock_modules(void)
-{
-#if LINUX_VERSION_CODE < KERNEL_VERSION(5, 12, 0)
-	mutex_unlock(&module_mutex);
-#endif
-}
 
 #ifdef CONFIG_DYNAMIC_FTRACE
 /* "ftrace: Have the callbacks receive a struct ftrace_regs instead of pt_regs" */

@@ -9,6 +9,7 @@
 
 #include <linux/kallsyms.h>
 #include <linux/kprobes.h>
+#include <linux/mutex.h>
 #include <linux/rcupdate.h>
 
 #include "core.h"
@@ -27,6 +28,7 @@ static bool has_matches;
 #ifdef RB_EACH_SYMBOL
 RB_FUNCTION(kallsyms_on_each_symbol);
 static bool has_each;
+static struct mutex *modules;	/* to be held meanwhile; NULL: nothing */
 #endif
 
 void *rb_kernel_symbol(const char *name)
@@ -70,9 +72,11 @@ static int search_kernel(struct search *search)
 	}
 #ifdef RB_EACH_SYMBOL
 	if (has_each) {
-		rb_lock_modules();
+		if (modules)
+			mutex_lock(modules);
 		rb_call(kallsyms_on_each_symbol)(compare, search);
-		rb_unlock_modules();
+		if (modules)
+			mutex_unlock(modules);
 		return 0;
 	}
 #endif
@@ -181,6 +185,10 @@ int rb_symbols_init(void)
 	has_matches = rb_resolve(kallsyms_on_each_match_symbol);
 #ifdef RB_EACH_SYMBOL
 	has_each = rb_resolve(kallsyms_on_each_symbol);
+#ifdef RB_MODULE_MUTEX
+	modules = rb_kernel_symbol(RB_MODULE_MUTEX);
+	has_each = has_each && modules;
+#endif
 #endif
 	return 0;
 }
