@@ -39,6 +39,7 @@ CHECKS: tuple[tuple[str, Callable[[Facts], Check]], ...] = (
     ("engines", engines.atomic),
     ("engines", engines.choice),
     ("build", tools.compiler),
+    ("build", tools.toolchains),
     ("build", tools.programs),
     ("build", tools.headers),
     ("build", tools.packages),

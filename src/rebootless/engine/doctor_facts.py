@@ -18,13 +18,14 @@ from ..base import proc
 from ..base.errors import RebootlessError
 from ..base.fs import cache_root
 from ..kernel.config import Config, parse
+from ..provider import toolroots
 from .core import CoreState
 from .core import state as core_state
 from .machine import Machine, release
 
 PROGRAMS = (
     "make", "flex", "bison", "bc", "patch", "ld", "objcopy", "tar", "xz", "pahole", "dpkg-deb",
-    "apt-get", "gcc", "qemu-system-x86_64", "kexec",
+    "apt-get", "gcc", "qemu-system-x86_64", "kexec", "mmdebstrap", "bwrap",
 )  # fmt: skip
 HEADERS = ("gelf.h", "openssl/opensslv.h", "stdio.h")
 INCLUDE = (Path("/usr/include"), Path("/usr/include/x86_64-linux-gnu"), Path("/usr/local/include"))
@@ -93,6 +94,8 @@ class Facts:
     programs: Mapping[str, str | None] = field(default_factory=dict)
     compiler_version: str | None = None  # first line of its --version
     missing_headers: tuple[str, ...] = ()
+    rooted_compilers: tuple[str, ...] = ()  # version lines of those in toolchain roots
+    roots_usable: bool = False  # whether programs can be run in a root
     busybox: str | None = None  # "static", "dynamic", None: missing
     cache: str = ""
     cache_free: int | None = None  # bytes; None: cannot be written
@@ -134,6 +137,8 @@ def gather(machine: Machine) -> Facts:
         programs=programs,
         compiler_version=_compiler_version(programs[compiler]),
         missing_headers=tuple(h for h in HEADERS if not any((d / h).exists() for d in INCLUDE)),
+        rooted_compilers=tuple(root.compiler for root in toolroots.roots()),
+        roots_usable=_roots_usable(),
         busybox=_busybox(),
         cache=str(cache),
         cache_free=_free(cache),
@@ -205,6 +210,14 @@ def _compiler_version(path: str | None) -> str | None:
         return proc.run([path, "--version"], timeout=20).stdout.partition("\n")[0]
     except RebootlessError:
         return None
+
+
+def _roots_usable() -> bool:
+    try:
+        toolroots.check_enter()
+    except RebootlessError:
+        return False
+    return True
 
 
 def _busybox() -> str | None:

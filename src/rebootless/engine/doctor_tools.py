@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ..base.words import counted
+from ..provider.toolroots import HINT_ENTER
 from .doctor_facts import UNKNOWN_COMPILER, Check, Facts, no, ok, warning
 
 GIB = 1 << 30
@@ -9,6 +11,8 @@ NEEDED_SPACE = 3 * GIB  # a source archive, its tree and its twin, for the first
 COMFORTABLE_SPACE = 8 * GIB
 
 PACKAGE_OF = {
+    "bwrap": "bubblewrap",
+    "mmdebstrap": "mmdebstrap",
     "make": "make",
     "flex": "flex",
     "bison": "bison",
@@ -33,6 +37,8 @@ def compiler(facts: Facts) -> Check:
     name = "compiler"
     wanted = facts.config.get("CC_VERSION_TEXT") if facts.config else None
     program = wanted.split()[0] if wanted else UNKNOWN_COMPILER
+    if wanted is not None and wanted in facts.rooted_compilers:
+        return ok(name, f"{wanted}, in a toolchain root")
     if facts.programs.get("gcc") is None and facts.programs.get(program) is None:
         install = program if program.startswith("gcc-") else "gcc-12"
         return no(name, "there is no C compiler", f"apt-get install {install}")
@@ -40,12 +46,28 @@ def compiler(facts: Facts) -> Check:
         return warning(name, "the running kernel does not tell what compiled it")
     if facts.programs.get(program) is None:
         mend = f"apt-get install {program}; kernels built by an installed compiler can be patched"
+        if facts.roots_usable:
+            mend = f"apt-get install {program}, or let build make a toolchain root with it"
         return warning(name, f"the running kernel was built by {program}, which is missing", mend)
     if facts.compiler_version != wanted:
         why = f"the running kernel was built by {wanted}; installed is {facts.compiler_version}"
         mend = "no build for the running kernel here; for kernels of the installed compiler, yes"
         return warning(name, why, mend)
     return ok(name, wanted)
+
+
+def toolchains(facts: Facts) -> Check:
+    """Kernels that another compiler built than the ones here are built in toolchain roots."""
+    name = "toolchain roots"
+    there = counted(len(facts.rooted_compilers), "root")
+    missing = [p for p in ("mmdebstrap", "bwrap") if facts.programs.get(p) is None]
+    mend = "only for kernels that no compiler of this machine built: "
+    if missing:
+        install = " ".join(PACKAGE_OF[program] for program in missing)
+        return warning(name, f"missing: {', '.join(missing)}", f"{mend}apt-get install {install}")
+    if not facts.roots_usable:
+        return warning(name, "programs cannot be run in one here", mend + HINT_ENTER)
+    return ok(name, f"{there} in the cache; build makes more")
 
 
 def programs(facts: Facts) -> Check:

@@ -17,6 +17,8 @@ from .twins import COMPOSITE, ENUMS, MAX_DEPTH
 STEPS = 100  # per type that there is; a unit of the kernel takes 2
 POINTER_SIZE = 8
 BYTE = 8
+# Old pahole (1.20, of Debian 11) does not tell that they have a sign; their names do.
+CHARACTERS = ("char", "signed char")
 
 
 class Field(NamedTuple):

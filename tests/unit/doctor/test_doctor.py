@@ -21,7 +21,7 @@ ROOT = 0x1FFFFFFFFFF
 GCC = "gcc-12 (Debian 12.2.0-14+deb12u1) 12.2.0"
 TOOLS = (
     "make", "flex", "bison", "bc", "patch", "ld", "objcopy", "tar", "xz", "pahole", "dpkg-deb",
-    "apt-get", "gcc", "gcc-12", "qemu-system-x86_64",
+    "apt-get", "gcc", "gcc-12", "qemu-system-x86_64", "mmdebstrap", "bwrap",
 )  # fmt: skip
 
 
@@ -47,6 +47,7 @@ DEBIAN = Facts(
     log=(),
     programs={name: f"/usr/bin/{name}" for name in TOOLS},
     compiler_version=GCC,
+    roots_usable=True,
     busybox="static",
     cache="/root/.cache/rebootless",
     cache_free=50 << 30,
@@ -164,6 +165,10 @@ def test_a_microvm_can_only_build_and_test() -> None:
         (without("gcc-12"), doctor_tools.compiler, "warning", "apt-get install gcc-12"),
         (but(programs={}), doctor_tools.compiler, "no", "no C compiler"),
         (but(compiler_version="gcc-12 (other) 12.1"), doctor_tools.compiler, "warning", "other"),
+        (but(programs={}, rooted_compilers=(GCC,)), doctor_tools.compiler, "ok", "in a toolchain"),
+        (without("bwrap"), doctor_tools.toolchains, "warning", "apt-get install bubblewrap"),
+        (but(roots_usable=False), doctor_tools.toolchains, "warning", "user namespaces"),
+        (but(rooted_compilers=("x", "y")), doctor_tools.toolchains, "ok", "2 roots"),
         (without("flex"), doctor_tools.programs, "no", "apt-get install flex"),
         (without("ld"), doctor_tools.programs, "no", "apt-get install binutils"),
         (but(missing_headers=("gelf.h",)), doctor_tools.headers, "no", "libelf-dev"),

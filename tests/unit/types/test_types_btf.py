@@ -156,6 +156,16 @@ def test_bitfields_of_older_btf() -> None:
     assert (field.offset, field.size, field.is_bits) == (5, 3, True)
 
 
+@pytest.mark.parametrize("name", ["char", "signed char"])
+def test_characters_are_told_by_name(name: str) -> None:
+    signatures = set()
+    for encoding in (0, CHAR, SIGNED):  # as several versions of pahole write them
+        w = Writer()
+        number = w.add(Kind.INT, name, 1, encoding << 24 | 8)
+        signatures.add(Shapes(parse(w.bytes(), name="x")).signature(number))
+    assert signatures == {name}
+
+
 def test_a_module_builds_on_the_kernel() -> None:
     base = parse(every_kind(), name="vmlinux")
     w = Writer(len(base.kinds), len(base.strings))
