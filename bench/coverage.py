@@ -47,7 +47,8 @@ from rebootless.base.errors import (
 )
 from rebootless.base.events import NullMonitor, default_monitor
 from rebootless.base.workdir import Workdir
-from rebootless.compile import originals, reach, twin
+from rebootless.compile import desk, originals, reach, twin
+from rebootless.compile.desk import Desk
 from rebootless.compile.kbuild import Fate, Kbuild, Membership
 from rebootless.compile.runner import run_all
 from rebootless.compile.tree import Tree, left_out_of, prepare
@@ -65,14 +66,18 @@ from rebootless.compile.unit import (
 )
 from rebootless.patch import source
 from rebootless.patch.units import Kind, classify
-from rebootless.pipeline import building, telling
+from rebootless.pipeline import building, layouts, telling
 from rebootless.pipeline.checking import check
 from rebootless.pipeline.fitting import fitted
 from rebootless.pipeline.job import Job, Unit
 from rebootless.pipeline.kernel import ShippedKernel
+from rebootless.pipeline.layouts import types_of
+from rebootless.pipeline.linking import patched_functions
 from rebootless.provider.catalog import flavour as flavour_of
 from rebootless.provider.debian import DebianProvider
 from rebootless.provider.updates import diff_between
+from rebootless.safety.layout import type_findings
+from rebootless.safety.typediff import compare_types
 
 ROUNDS = 8
 MAX_PARTS = 12  # units that one change may draw in
@@ -88,21 +93,27 @@ MISSING = re.compile(
     |fatal\serror:\s(?:\S*/)?(\S+?)\.h:""",
     re.VERBOSE,
 )
-SHOWN = re.compile(r"^\s+\d+ \|(.*)$", re.MULTILINE)  # source lines in messages
-KEYWORDS = frozenset({"bool", "char", "const", "int", "long", "return", "static", "struct", "void"})
-CHUNK = 8  # originals that one make compiles
+# A source line in a message, and the marks under it.
+SHOWN = re.compile(r"^\s+\d+ \|(.*)\n\s+\|([ \t]*)(\^~*)", re.MULTILINE)
+INITIALIZED = re.compile(r"\.(\w+)\s*=")
+KEPT_MODULES = 8
 
 
 @dataclass
 class Bench:
     """What all units of a run share."""
 
-    tree: Tree
+    desk: Desk
     kernel: ShippedKernel
     changes: Changes
     kbuild: Kbuild
     scratch: Path
     monitor: NullMonitor = field(default_factory=NullMonitor)
+
+    @property
+    def tree(self) -> Tree:
+        """The prepared source, as the desk has it."""
+        return self.desk.tree
 
     def member(self, path: str) -> Membership | None:
         """What kbuild makes of a touched .c file; None if it is off."""
@@ -138,19 +149,17 @@ def compiled(bench: Bench, group: Group, job: Job) -> tuple[UnitPair, ...]:
     units = members(bench, group)
     many = [m.source for m in units if m.fate is Fate.LIBRARY or len(m.modules) > 1]
     if many:
-        raise RefusedError(
-            "lib.a or several modules", refusals=[_Code("lib-a-or-several", many[0])]
-        )
-    with tree.locked(bench.monitor):
-        originals.learn(tree, units, jobs=1)
-        variant = originals.Variant()
-        finish_originals(original_jobs(tree, units, variant), tree, variant, 1)
-        applied = apply_to(tree, job.patch, bench.monitor)
-        with twin.installed(tree, contents_of(applied), scratch_files(tree, units)):
-            jobs = [originals.job(tree, tree.patched, u.source, variant) for u in units]
-            _check(tree, applied, run_all(jobs, parallel=1, finished=lambda _: None))
-            keep(tree, units, variant, job.work, "bench")
-        reach.write(job.work.stage(PATCHED_STAGE), reach.HeaderReach((), 0, ()))
+        code = _Code("lib-a-or-several", many[0])
+        raise RefusedError("lib.a or several modules", refusals=[code])
+    bench.desk.learn(tree, units, jobs=1)
+    variant = originals.Variant()
+    finish_originals(original_jobs(tree, units, variant), tree, variant, 1)
+    applied = apply_to(tree, job.patch, bench.monitor)
+    with twin.installed(tree, contents_of(applied), scratch_files(tree, units)):
+        jobs = [originals.job(tree, tree.patched, u.source, variant) for u in units]
+        _check(tree, applied, run_all(jobs, parallel=1, finished=lambda _: None))
+        keep(tree, units, variant, job.work, "bench")
+    reach.write(job.work.stage(PATCHED_STAGE), reach.HeaderReach((), 0, ()))
     return tuple(pair_of(unit, job.work) for unit in units)
 
 
@@ -163,10 +172,11 @@ class _Code:
 
 def judged(job: Job, pairs: Sequence[UnitPair]) -> list[Unit]:
     """The stages after the compiler, up to the objects of the module; raises what `build` does."""
-    units = building._matched(job, building._differing(job, pairs))
+    units = building.matched(job, building.differing(job, pairs))
     telling.judge(job, check(job, units))
-    found = building._emitted(job, units, pairs)
-    building._objects(found)
+    found = building.emitted(job, units, pairs)
+    for unit in found:
+        list(patched_functions(unit))
     return found
 
 
@@ -233,16 +243,27 @@ def once(bench: Bench, group: Group) -> dict[str, Any]:
 def tried(bench: Bench, group: Group, patch: source.SourcePatch, work: Workdir) -> dict[str, Any]:
     """One build in a work folder."""
     job = Job("bench", "1", patch, bench.kernel, False, (), work, bench.monitor, tree=bench.tree)
+    pairs: tuple[UnitPair, ...] = ()
     try:
         pairs = compiled(bench, group, job)
         units = judged(replace(job, pairs=pairs), pairs)
     except RebootlessError as exc:
-        return failure(exc)
+        result = failure(exc)
+        if result["outcome"] == "refused" and pairs:  # data of a changed type is changed data
+            result["codes"] = sorted({*result["codes"], *type_codes(pairs)})
+        return result
     return {
         "outcome": "live",
         "functions": sum(len(u.delta.changed) for u in units),
         "warnings": sorted({w.code for w in job.warnings}),
     }
+
+
+def type_codes(pairs: Sequence[UnitPair]) -> set[str]:
+    """What changed types are refused for, also where the comparison of code refused first."""
+    failed = layouts._describe([path for pair in pairs for path in (pair.orig, pair.patched)])
+    told = [pair for pair in pairs if pair.orig not in failed and pair.patched not in failed]
+    return {f.code for p in told for f in type_findings(compare_types(*types_of(p))).refused}
 
 
 def failure(exc: RebootlessError) -> dict[str, Any]:
@@ -251,23 +272,34 @@ def failure(exc: RebootlessError) -> dict[str, Any]:
     if isinstance(exc, NoChangeError):
         return {"outcome": "no-effect", "codes": ["no-change"], "message": text}
     if isinstance(exc, RefusedError):
-        codes = sorted({r.code for r in exc.refusals})  # type: ignore[attr-defined]
-        symbols = [r.symbol for r in exc.refusals]  # type: ignore[attr-defined]
-        outcome = "no-effect" if set(codes) <= BOOT_ONLY else "refused"
-        wanted = [
-            r.symbol
-            for r in exc.refusals  # type: ignore[attr-defined]
-            if r.code in ("unknown-symbol", "prototype-changed")
-        ]  # type: ignore[attr-defined]
-        return {"outcome": outcome, "codes": codes, "symbols": symbols[:20], "message": text,
-                "missing": wanted}  # fmt: skip
+        refusals: tuple[Any, ...] = exc.refusals
+        codes = sorted({r.code for r in refusals})
+        return {
+            "outcome": "no-effect" if set(codes) <= BOOT_ONLY else "refused",
+            "codes": codes,
+            "symbols": [r.symbol for r in refusals][:20],
+            "message": text,
+            "missing": [r.symbol for r in refusals if r.code == "unknown-symbol"],
+            "called": [r.symbol for r in refusals if r.code == "prototype-changed"],
+        }
     if isinstance(exc, CompileError):
         names = {n for found in MISSING.finditer(exc.message) for n in found.groups() if n}
-        shown = {n for line in SHOWN.findall(exc.message) for n in WORD.findall(line)} - KEYWORDS
+        shown = marked(exc.message) - names
         return {"outcome": "failed", "codes": ["compile"], "message": text, "missing": names,
-                "shown": shown - names}  # fmt: skip
+                "shown": shown}  # fmt: skip
     code = "mismatch" if isinstance(exc, MismatchError) else type(exc).__name__
     return {"outcome": "failed", "codes": [code], "message": text}
+
+
+def marked(message: str) -> set[str]:
+    """The names that the compiler points at, and the members that it finds badly initialized."""
+    found = set()
+    for line in SHOWN.finditer(message):
+        start = len(line[2])
+        stop = start + len(line[3])
+        found |= {m[0] for m in WORD.finditer(line[1]) if m.start() < stop and m.end() > start}
+        found |= set(INITIALIZED.findall(line[1]))
+    return found
 
 
 def units_of(bench: Bench, options: argparse.Namespace) -> list[str]:
@@ -304,7 +336,7 @@ def report(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
         yield f"{len(sources):4}  {cause}: {', '.join(sources[:6])}"
 
 
-def opened(options: argparse.Namespace, scratch: Path) -> Bench:
+def opened(options: argparse.Namespace, stack: contextlib.ExitStack) -> Bench:
     """Fetches and prepares all that is needed."""
     provider, monitor = DebianProvider(), default_monitor()
     old, new = getattr(options, "from"), options.to
@@ -317,9 +349,10 @@ def opened(options: argparse.Namespace, scratch: Path) -> Bench:
     if release is None:
         sys.exit(f"the archive has no kernel {options.flavour} of {old} any more")
     files = provider.fetch(release, monitor)
-    tree = prepare(files, monitor)
-    return Bench(tree, ShippedKernel(files), Changes(found.diff, tree.orig), Kbuild(tree.orig),
-                 scratch)  # fmt: skip
+    mine = stack.enter_context(desk.taken(prepare(files, monitor)))
+    scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rebootless-bench-")))
+    changes = Changes(found.diff, mine.tree.orig)
+    return Bench(mine, ShippedKernel(files), changes, mine.kbuild, scratch)
 
 
 def main() -> None:
@@ -336,16 +369,9 @@ def main() -> None:
     parser.add_argument("--report", action="store_true", help="only print what is known")
     options = parser.parse_args()
     if not options.report:
-        with tempfile.TemporaryDirectory(prefix="rebootless-bench-") as scratch:
-            run(opened(options, Path(scratch)), options)
+        with contextlib.ExitStack() as stack:
+            run(opened(options, stack), options)
     print("\n".join(report(list(known(options.results).values()))))
-
-
-def learn(bench: Bench, paths: Sequence[str]) -> None:
-    """Has kbuild compile some originals in one go."""
-    members = [m for path in paths if (m := bench.member(path)) is not None]
-    with bench.tree.locked(bench.monitor), contextlib.suppress(CompileError):
-        originals.learn(bench.tree, members, jobs=1)
 
 
 def run(bench: Bench, options: argparse.Namespace) -> None:
@@ -359,14 +385,14 @@ def run(bench: Bench, options: argparse.Namespace) -> None:
         for path in chosen
         if path not in done or "all" in again or again & set(done[path].get("codes", ()))
     ]
+    bench.desk.ask_about(due)
     for n, path in enumerate(due, 1):
-        if n % CHUNK == 1:
-            learn(bench, due[n - 1 : n - 1 + CHUNK])
         row = attempt(bench, path)
         with options.results.open("a") as file:
             file.write(json.dumps(row) + "\n")
         print(f"{n:4}/{len(due)} {row['seconds']:5.1f} s {row['outcome']:9} {path} "
               f"{' '.join(row.get('codes', ()))}", flush=True)  # fmt: skip
+        bench.kernel.forget(KEPT_MODULES)
         gc.collect()
 
 

@@ -58,13 +58,29 @@ class Changes:
 
         What is `known` has turned out not to be enough.
         """
-        return {
+        every = {
             path: edits
             for path in self.paths
             if path.endswith(HEADERS)
             and (path in read or path in self._new)
             and (edits := self._edits_with(path, name) - known.get(path, set()))
         }
+        defining = {path: self._defined(path, edits, name) for path, edits in every.items()}
+        return {path: edits for path, edits in defining.items() if edits} or every
+
+    def _defined(self, path: str, edits: set[int], name: str) -> set[int]:
+        """Those of the edits that look like a definition of a name, not only a use."""
+        if path in self._new:
+            return edits
+        pattern = re.compile(
+            rf"#\s*define\s+{name}\b|\b(?:struct|union|enum)\s+{name}\s*\{{"
+            rf"|(?<![>.\w]){name}\s*(?:\[[^]]*\]\s*)*(?::\s*\d+\s*)?[;,=]"
+            rf"|^[a-z][^;={{]*\b{name}\(|\(\*\s*{name}\)",
+            re.MULTILINE,
+        )
+        _, after, blocks = self._edits(path)
+        text = {n: "".join(after[_begin(after, blocks[n][2]) : blocks[n][3]]) for n in edits}
+        return {n for n in edits if pattern.search(text[n])}
 
     def defining(self, name: str) -> list[str]:
         """The touched units in which an added line begins the definition of a function."""
@@ -86,8 +102,7 @@ class Changes:
 
     def _edits_with(self, path: str, name: str) -> set[int]:
         if path in self._new:
-            text = self._text[path].decode(errors="replace")
-            return {0} if name in WORD.findall(text) or path.endswith(f"/{name}.h") else set()
+            return {0} if path.endswith(f"/{name}.h") else set()
         if name.encode() not in self._text[path]:
             return set()
         _, after, blocks = self._edits(path)
