@@ -17,8 +17,10 @@ from typing import Any
 from ..base.collector import seldom_collected
 from ..base.errors import (
     CommandError,
+    CompileError,
     NotFoundError,
     RebootlessError,
+    RefusedError,
     ResourceError,
 )
 from ..base.events import NullMonitor, RecordingMonitor
@@ -32,6 +34,7 @@ from ..translate.parts import NO_ADDRESS, Called, Part, PartUnit, Redirected
 from . import building, telling
 from .artifact import evidence
 from .checking import check
+from .fitting import fitted
 from .job import Job, Unit
 from .kernel import ShippedKernel
 from .linking import patched_functions
@@ -40,6 +43,7 @@ NAME = "rebootless_translated"
 # Failures of this machine, which say nothing of the candidate.
 PASSING = (ResourceError, CommandError, NotFoundError)
 KEPT_MODULES = 8
+LAYOUT = "layout-changed"
 
 
 class Builder:
@@ -96,13 +100,32 @@ class Builder:
         )
 
     def _stages(self, job: Job, candidate: Candidate) -> list[Unit]:
-        """The stages of a build, without the link. Raises what `pipeline.build` does."""
+        """The stages of a build, without the link. Raises what `pipeline.build` does.
+
+        What is refused for a layout is tried again with its new members in free bytes.
+        """
         pairs = self.desk.pairs(job.patch, job.work, max_units=self.max_units)
-        job = replace(job, pairs=pairs)
-        units = building.matched(job, building.differing(job, pairs))
+        try:
+            return self._judged(replace(job, pairs=pairs), candidate)
+        except RefusedError as exc:
+            codes = {getattr(refusal, "code", "") for refusal in exc.refusals}
+            if LAYOUT not in codes:
+                raise
+            better = fitted(job.patch, self.desk.tree, pairs, job.monitor)
+            if better is None:
+                raise
+            try:
+                pairs = self.desk.pairs(better, job.work, max_units=self.max_units)
+                return self._judged(replace(job, patch=better, pairs=pairs), candidate)
+            except (RefusedError, CompileError):
+                raise exc from None  # it says more than what came of moving members
+
+    def _judged(self, job: Job, candidate: Candidate) -> list[Unit]:
+        """The stages after the compiler."""
+        units = building.matched(job, building.differing(job, job.pairs))
         telling.judge(job, check(job, units))
         # Numbers of its own: its symbols meet those of other candidates in one module.
-        return building.emitted(job, units, pairs, first=int(candidate.key[:12], 16) * 1000)
+        return building.emitted(job, units, job.pairs, first=int(candidate.key[:12], 16) * 1000)
 
 
 def part_of(key: str, units: Sequence[Unit]) -> Part:
