@@ -26,10 +26,10 @@ from ..base.errors import (
 from ..base.events import NullMonitor, RecordingMonitor
 from ..base.workdir import Workdir
 from ..compile.desk import Desk
-from ..diff.delta import Finding
 from ..module.resolve import VMLINUX
 from ..patch.source import combine, parse
-from ..translate.model import Candidate, Cause, Function, Outcome, Result, Told
+from ..translate.model import Candidate, Function, Result
+from ..translate.outcome import judged
 from ..translate.parts import NO_ADDRESS, Called, Part, PartUnit, Redirected
 from . import building, telling
 from .artifact import evidence
@@ -163,35 +163,6 @@ def _part_unit(unit: Unit, proof: dict[str, Any]) -> PartUnit:
         ),
         json.dumps(proof),
     )
-
-
-def judged(
-    candidate: Candidate,
-    failure: RebootlessError | None,
-    warnings: Sequence[Finding],
-    functions: tuple[Function, ...],
-) -> Result:
-    """What a build's end says of a candidate."""
-    refusals = getattr(failure, "refusals", ())
-    told = tuple(Told(f.code, f.symbol, f.message, True) for f in refusals)
-    told += tuple(Told(f.code, f.symbol, f.message) for f in warnings)
-    if failure is None:
-        objects = tuple(dict.fromkeys(f.object for f in functions))
-        return Result(
-            candidate.key,
-            Outcome.LIVE_PATCH,
-            Cause.NONE,
-            functions=functions,
-            objects=objects,
-            findings=told,
-        )
-    outcome, cause = {
-        "no-change": (Outcome.NO_EFFECT, Cause.SAME_CODE),
-        "refused": (Outcome.REBOOT, Cause.UNSAFE),
-        "mismatch": (Outcome.FAILED, Cause.MISMATCH),
-        "compile": (Outcome.FAILED, Cause.NOT_COMPILING),
-    }.get(failure.code, (Outcome.FAILED, Cause.ERROR))
-    return Result(candidate.key, outcome, cause, failure.message, failure.hint or "", findings=told)
 
 
 def _functions(part: Part | None) -> tuple[Function, ...]:

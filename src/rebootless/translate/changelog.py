@@ -24,6 +24,7 @@ _BULLET = re.compile(r"^ +([-*+]) +(.*)$")
 _BRACKET = re.compile(
     r"\s*\((?:Closes|LP|CVE-|XSA-|regression|thanks)[^)]*\)|\s*\[[^\]]*\]$", re.IGNORECASE
 )
+_TAG = re.compile(r"^(?:\[[\w,/ -]+\]\s+)+")  # [x86], [rt]: only these kernels are meant
 _NO_CHANGE = re.compile(
     r"New upstream|https?://|Bump ABI|Refresh|Revert ABI|\[ |Drop |d/|debian/|Set ABI",
     re.IGNORECASE,
@@ -68,7 +69,7 @@ def _bullets(body: str) -> Iterator[str]:
 
 
 def _entry(line: str, version: str) -> Entry | None:
-    title = _BRACKET.sub("", line).strip()
+    title = _TAG.sub("", _BRACKET.sub("", line)).strip()
     if not title or _NO_CHANGE.match(title):
         return None
     return Entry(title, tuple(dict.fromkeys(CVE.findall(line))), version)

@@ -19,7 +19,7 @@ CAUSES: tuple[tuple[Cause, frozenset[str]], ...] = (
     (
         Cause.INTERFACE,
         frozenset(
-            "alias-changed crc-changed export-changed prototype-changed symbol-moved".split()  # noqa: SIM905
+            "alias-changed crc-changed prototype-changed symbol-moved".split()  # noqa: SIM905
         ),
     ),
     (Cause.NOT_C, frozenset({"file", "lib-a"})),

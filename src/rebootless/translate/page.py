@@ -206,7 +206,7 @@ def _fate(fate: CveFate, numbers: Mapping[str, str]) -> dict[str, Any]:
         "word": word[outcome] if outcome else "not tied",
         "css": STYLES[outcome] if outcome else "",
         "filter": outcome.value if outcome else "unplaced",
-        "confidence": fate.confidence.value if outcome else "",
+        "confidence": fate.confidence.value if outcome else "guess" if fate.keys else "",
         "parts": [numbers[key] for key in fate.keys if key in numbers],
     }
 

@@ -6,7 +6,8 @@ of files, functions and changed lines. A word counts by how few parts of the upd
 
     certain   the update has one part and one entry, or the place fits and the title names a
               function, type or variable that this part changes and hardly another one does
-    likely    the place fits, and by far most of what the title says is found here
+    likely    the place fits, and by far most of what the title says is found here; or nothing
+              that the update changes in that place has an effect on this kernel
     unknown   the place fits, and it is the best guess there is
 """
 
@@ -18,8 +19,9 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from .model import Candidate, Confidence, Dropped, Entry, Tied
+from .model import Candidate, Confidence, Dropped, Entry, Outcome, Tied
 
+NO_EFFECT = Outcome.NO_EFFECT
 MANY = 4  # parts that have an identifier: more, and it tells none of them
 LIKELY = 0.45  # share of a title's weight that is found
 GUESS = 0.3
@@ -91,7 +93,9 @@ def tied(
         places[one.path].append(number)
     targets = [target(c.paths, c.symbols, said.get(c.key, ())) for c in candidates]
     targets += [target((path,), (), said.get(path, ())) for path in places]
-    found = assign(targets, entries)
+    idle = {d.path for d in dropped} - {d.path for d in dropped if d.outcome is not NO_EFFECT}
+    inert = {n for n, path in enumerate(places, len(candidates)) if path in idle}
+    found = assign(targets, entries, frozenset(inert))
     made = tuple(
         _named(candidate, tuple(found.get(number, ())))
         for number, candidate in enumerate(candidates)
@@ -111,8 +115,10 @@ def _named(candidate: Candidate, ties: tuple[Tied, ...]) -> Candidate:
     return replace(candidate, tied=ties, title=sure[0] + more if sure else candidate.title)
 
 
-def assign(targets: Sequence[Target], entries: Sequence[Entry]) -> dict[int, list[Tied]]:
-    """What each target is taken to be, by its number."""
+def assign(
+    targets: Sequence[Target], entries: Sequence[Entry], inert: frozenset[int] = frozenset()
+) -> dict[int, list[Tied]]:
+    """What each target is taken to be, by its number; `inert` are those without any effect."""
     if len(targets) == 1 and len(entries) == 1:
         why = "it is all that the update changes, and all that the changelog says"
         return {0: [Tied(entries[0].title, entries[0].cves, Confidence.CERTAIN, why)]}
@@ -123,7 +129,7 @@ def assign(targets: Sequence[Target], entries: Sequence[Entry]) -> dict[int, lis
     users = Counter(name for one in targets for name in one.names)
     found: dict[int, list[Tied]] = defaultdict(list)
     for entry in entries:
-        for number, tie in _ties(entry, targets, index, users):
+        for number, tie in _ties(entry, targets, index, users, inert):
             found[number].append(tie)
     return found
 
@@ -133,6 +139,7 @@ def _ties(
     targets: Sequence[Target],
     index: Mapping[str, Sequence[int]],
     users: Mapping[str, int],
+    inert: frozenset[int],
 ) -> list[tuple[int, Tied]]:
     place, rest = _parts(entry.title)
     identifiers = {w for w in rest if "_" in w and len(w) > 4}
@@ -155,6 +162,11 @@ def _ties(
             (n, _tie(entry, Confidence.CERTAIN, f"it changes {name}, which the title names"))
             for n, name in certain
         ]
+    exact = [n for n in fitting if _fits(place, targets[n], exactly=True)]
+    if place and exact and inert.issuperset(exact):
+        number = max(exact, key=lambda n: (scores[n], -n))
+        why = "nothing that the update changes in that place has an effect on this kernel"
+        return [(number, _tie(entry, Confidence.LIKELY, why))]
     best = max(scores[n] for n in fitting)
     near = [n for n in sorted(fitting) if scores[n] >= NEAR * best]
     share = best / total
@@ -193,10 +205,13 @@ def _weight(word: str, index: Mapping[str, Sequence[int]], count: int) -> float:
     return math.log((count + 1) / (len(index.get(word, ())) + 1)) + 0.1
 
 
-def _fits(place: frozenset[str], one: Target) -> bool:
-    """Whether the place that a title names is where the target is; titles without one fit all."""
+def _fits(place: frozenset[str], one: Target, *, exactly: bool = False) -> bool:
+    """Whether the place that a title names is where the target is; titles without one fit all.
+
+    Half of its words are enough, unless it is to fit exactly.
+    """
     if not place:
         return True
     wanted = [w for w in place if w not in _PLAIN]
     hits = [w for w in wanted if w in one.paths or any(a in one.paths for a in _ALIASES.get(w, ()))]
-    return len(hits) * 2 >= len(wanted)
+    return len(hits) == len(wanted) if exactly else len(hits) * 2 >= len(wanted)

@@ -20,8 +20,10 @@ NOT_COMPILED = (
 
 @dataclass(frozen=True)
 class CveFate:
-    """One CVE: its title, what becomes of it ("" when no change could be tied to it), how sure that
-    is, and the keys of the candidates that fix it."""
+    """One CVE: its title, what becomes of it, how sure that is, and by which candidates (keys).
+
+    The outcome is "" when no change could be tied to it; the candidates are guesses then.
+    """
 
     cve: str
     title: str
@@ -55,7 +57,8 @@ def _fate(cve: str, title: str, ties: list[tuple[Tied, Outcome | None, str]]) ->
         worst = next((o.value for o in WORST_FIRST if o in found), "")
         keys = tuple(dict.fromkeys(key for _, _, key in sure if key))
         return CveFate(cve, title, worst, confidence, keys)
-    return CveFate(cve, title, "", Confidence.UNKNOWN, ())
+    guesses = tuple(dict.fromkeys(key for _, _, key in ties if key))
+    return CveFate(cve, title, "", Confidence.UNKNOWN, guesses)
 
 
 def totals(plan: TranslationPlan, results: Sequence[Result]) -> Totals:
