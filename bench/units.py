@@ -20,6 +20,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
@@ -79,16 +80,16 @@ def changed(text: str) -> str | None:
     return None
 
 
-def make_patch(tree: Tree, count: int, target: Path) -> Path:
+def make_patch(tree: Tree, count: int, target: Path, folders: Sequence[str] = FOLDERS) -> Path:
     """A patch of `count` units of the tree that the kernel itself (no module) consists of."""
     from rebootless.compile.kbuild import Fate, Kbuild
 
     kbuild, parts, found = Kbuild(tree.orig), [], 0
-    every = [sorted((tree.orig / folder).glob("*.c")) for folder in FOLDERS]
+    every = [sorted((tree.orig / folder).glob("*.c")) for folder in folders]
     for paths in every:
         taken = 0
         for path in paths:
-            if found == count or taken == max(2, count // 6):
+            if found == count or taken == max(2, -(-count // 6)):
                 break
             if not SIZES[0] < path.stat().st_size < SIZES[1]:
                 continue

@@ -21,6 +21,7 @@ VERBS: dict[str, Verb] = {
     "kernels": Verb("List the kernels that can be patched; fetch what a build needs."),
     "toolchain": Verb("List the compilers of other releases in the cache; make and remove them."),
     "build": Verb("Build a live patch from a source patch, and prove that it fits."),
+    "translate": Verb("Turn an update of the distribution into live patches."),
     "new": Verb("Write a C file to start a hand-written live patch from."),
     "diff": Verb("Compare two object files function by function."),
     "match": Verb("Compare an object file with the code that a kernel ships."),

@@ -59,7 +59,7 @@ def taken(tree: Tree) -> Iterator[Desk]:
 
 
 def _claim(folder: Path) -> tuple[int, int]:
-    """The number of the first desk that nobody sits at, and the descriptor that holds it."""
+    """The number of the first desk that is free, and the descriptor that holds it."""
     number = 0
     while True:
         path = folder / str(number) / "owner"
@@ -70,10 +70,22 @@ def _claim(folder: Path) -> tuple[int, int]:
             raise os_failure("take", path, exc) from exc
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return number, descriptor
+            if not _is_worked_at(path.parent):
+                return number, descriptor
         except BlockingIOError:
-            os.close(descriptor)
-            number += 1
+            pass
+        os.close(descriptor)
+        number += 1
+
+
+def _is_worked_at(folder: Path) -> bool:
+    """Whether a compiler still runs there, whose owner was killed."""
+    twin_folder = str((folder / "patched").resolve())
+    for link in Path("/proc").glob("[0-9]*/cwd"):
+        with contextlib.suppress(OSError):
+            if str(link.readlink()).startswith(twin_folder):
+                return True
+    return False
 
 
 class Desk(Way):
@@ -88,7 +100,12 @@ class Desk(Way):
         self.seconds = 0.0
 
     def pairs(
-        self, patch: SourcePatch, workdir: Workdir, *, max_units: int
+        self,
+        patch: SourcePatch,
+        workdir: Workdir,
+        *,
+        max_units: int,
+        among: frozenset[str] | None = None,
     ) -> tuple[UnitPair, ...]:
         """The objects of the units that `patch` changes. Raises what `build_pairs` does."""
         return build_pairs(
@@ -99,6 +116,7 @@ class Desk(Way):
             jobs=1,
             max_units=max_units,
             kbuild=self.kbuild,
+            among=among,
             way=self,
         )
 

@@ -48,10 +48,12 @@ def make_plan(
     *,
     max_units: int,
     kbuild: Kbuild | None = None,
+    among: frozenset[str] | None = None,
 ) -> Plan:
     """Finds the units that `patch` changes; `report` shows how far that is.
 
-    `kbuild` has been asked before, and remembers what it said.
+    `kbuild` has been asked before, and remembers what it said. `among` has all units that can
+    differ, where that is known: others that include a touched header are left as they are.
 
     Raises RefusedError (assembly, vDSO, lib.a, too many units ...) with a refusal per file, and
     NoChangeError when this kernel's configuration compiles nothing of it.
@@ -73,7 +75,7 @@ def make_plan(
             _place(tree, kbuild, patch, file, units, off, roots)
     refuse([_library_refusal(u) for u in units.values() if u.fate is Fate.LIBRARY])
     including = _including(tree, kbuild, roots, frozenset(units), report, max_units)
-    found = including.units
+    found = [u for u in including.units if among is None or u.source in among]
     every = (*units.values(), *found)
     if not every:
         raise nothing_compiled(off, roots, patch)

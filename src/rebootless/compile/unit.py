@@ -67,15 +67,16 @@ def build_pairs(
     max_units: int = MAX_UNITS,
     variant: Variant | None = None,
     kbuild: Kbuild | None = None,
+    among: frozenset[str] | None = None,
     way: Way | None = None,
 ) -> tuple[UnitPair, ...]:
     """Compiles every unit that `patch` changes, twice, into the stages 1-orig and 2-patched.
 
-    Does nothing when the stages are complete for the same inputs. `kbuild` has been asked
-    before; `way` is how the originals come to be. Pairs may be identical (a comment, a header whose
-    change does not matter to the unit). Raises PatchInputError (does not apply), RefusedError
-    (not live-patchable), NoChangeError (nothing of it is compiled), CompileError, ResourceError.
-    The twin tree is restored in any case.
+    Does nothing when the stages are complete for the same inputs. `kbuild` has been asked before;
+    `among` has all units that can differ, if that is known; `way` is how the originals come to be.
+    Pairs may be identical (a comment, a header whose change does not matter to the unit). Raises
+    PatchInputError (does not apply), RefusedError (not live-patchable), NoChangeError (nothing of
+    it is compiled), CompileError, ResourceError. The twin tree is restored in any case.
     """
     variant, way = variant or Variant(), way or Way()
     # `max_units` is no input: whether the stages exist at all depends on it.
@@ -87,7 +88,9 @@ def build_pairs(
         twin.restore(tree)
         with stage(monitor, "plan", "Applying the patch to the source") as report:
             applied = apply_to(tree, patch, monitor)
-            plan = make_plan(tree, patch, monitor, report, max_units=max_units, kbuild=kbuild)
+            plan = make_plan(
+                tree, patch, monitor, report, max_units=max_units, kbuild=kbuild, among=among
+            )
             report.result = f"{counted(len(plan.units), 'unit')} to compile"
         with stage(monitor, "compile", "Compiling the touched units twice") as report:
             report.detail("kbuild shows how")

@@ -6,6 +6,7 @@
     scaffolding functions -> a C file
     explaining  what a patch does, why    demonstrating   the whole way
     cores       the core module           verifying       running code as shipped?
+    translating an update -> one bundle
 
 Each is imported when it is first used: applying a bundle at boot needs no numpy and no compiler.
 """
@@ -28,11 +29,13 @@ if TYPE_CHECKING:
     from .scaffolding import scaffold
     from .testing import test
     from .toolchains import toolchain_make, toolchain_remove, toolchains
+    from .translating import TranslateResult, translate
     from .verifying import verify
 
 __all__ = [
     "BuildResult",
     "ExternalModule",
+    "TranslateResult",
     "apply",
     "boot",
     "build",
@@ -56,6 +59,7 @@ __all__ = [
     "toolchain_make",
     "toolchain_remove",
     "toolchains",
+    "translate",
     "undo",
     "uninstall",
     "verify",
@@ -73,6 +77,7 @@ _HOMES = {
     "scaffolding": ("scaffold",),
     "testing": ("test",),
     "toolchains": ("toolchain_make", "toolchain_remove", "toolchains"),
+    "translating": ("TranslateResult", "translate"),
     "verifying": ("verify",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}

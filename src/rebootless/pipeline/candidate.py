@@ -7,6 +7,7 @@ checked, resolved. What that leaves is kept (translate.store), and linked with o
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import time
 from collections.abc import Sequence
@@ -28,7 +29,7 @@ from ..base.workdir import Workdir
 from ..compile.desk import Desk
 from ..module.resolve import VMLINUX
 from ..patch.source import combine, parse
-from ..translate.model import Candidate, Function, Result
+from ..translate.model import Candidate, Function, Result, Told
 from ..translate.outcome import judged
 from ..translate.parts import NO_ADDRESS, Called, Part, PartUnit, Redirected
 from . import building, telling
@@ -44,6 +45,8 @@ NAME = "rebootless_translated"
 PASSING = (ResourceError, CommandError, NotFoundError)
 KEPT_MODULES = 8
 LAYOUT = "layout-changed"
+LACKING = "missing-symbol"
+QUOTED = re.compile(r"'(?:struct |union |enum )?([A-Za-z_]\w*)'")
 
 
 class Builder:
@@ -77,8 +80,10 @@ class Builder:
             shutil.rmtree(job.work.root, ignore_errors=True)
             self.kernel.forget(KEPT_MODULES)
         seconds = self.desk.seconds - compiled
+        result = judged(candidate, failure, job.warnings, _functions(part))
         result = replace(
-            judged(candidate, failure, job.warnings, _functions(part)),
+            result,
+            findings=(*result.findings, *_lacking(failure)),
             units=tuple(u.source for u in part.units) if part else candidate.units,
             seconds_compile=round(seconds, 3),
             seconds_ours=round(max(0.0, time.monotonic() - started - seconds), 3),
@@ -104,7 +109,8 @@ class Builder:
 
         What is refused for a layout is tried again with its new members in free bytes.
         """
-        pairs = self.desk.pairs(job.patch, job.work, max_units=self.max_units)
+        among = frozenset(candidate.units)  # the plan knows who has code of what changes
+        pairs = self.desk.pairs(job.patch, job.work, max_units=self.max_units, among=among)
         try:
             return self._judged(replace(job, pairs=pairs), candidate)
         except RefusedError as exc:
@@ -115,7 +121,7 @@ class Builder:
             if better is None:
                 raise
             try:
-                pairs = self.desk.pairs(better, job.work, max_units=self.max_units)
+                pairs = self.desk.pairs(better, job.work, max_units=self.max_units, among=among)
                 return self._judged(replace(job, patch=better, pairs=pairs), candidate)
             except (RefusedError, CompileError):
                 raise exc from None  # it says more than what came of moving members
@@ -163,6 +169,15 @@ def _part_unit(unit: Unit, proof: dict[str, Any]) -> PartUnit:
         ),
         json.dumps(proof),
     )
+
+
+def _lacking(failure: RebootlessError | None) -> tuple[Told, ...]:
+    """The names that the compiler's errors are about: another part may bring them."""
+    if not isinstance(failure, CompileError):
+        return ()
+    lines = [line for line in failure.message.splitlines() if " error: " in line]
+    found = {name: line.strip() for line in lines for name in QUOTED.findall(line)}
+    return tuple(Told(LACKING, name, line) for name, line in found.items())
 
 
 def _functions(part: Part | None) -> tuple[Function, ...]:

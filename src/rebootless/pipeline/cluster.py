@@ -4,8 +4,9 @@ A task is one candidate. It may run twice or be taken over by another worker: it
 content, and is the same whoever makes it. Only a few tasks are out at a time, so that the memory of
 a run does not depend on its length.
 
-The workers of this machine end with this process, however it ends. No dashboard is served, and
-nothing listens but on the loopback interface.
+The workers of this machine end with this process, however it ends. No dashboard is served (Dask's
+HTTP servers have no pages), nothing listens but on the loopback interface, and only with a key of
+the run can anyone connect.
 """
 
 from __future__ import annotations
@@ -149,8 +150,9 @@ def _local(processes: int, compiler: str) -> Any:
             threads_per_worker=1,
             processes=True,
             host="127.0.0.1",
-            dashboard_address=None,
-            worker_dashboard_address=None,
+            security=True,  # who may connect may run code: nobody but us, by keys made for the run
+            dashboard_address="127.0.0.1:0",
+            worker_dashboard_address="127.0.0.1:0",
             memory_limit=MEMORY,
             resources=resources(compiler),
             silence_logs=logging.CRITICAL,
@@ -190,9 +192,9 @@ def _quiet() -> Iterator[None]:
     before = {name: logging.getLogger(name).level for name in LOGGERS}
     settings: dict[str, Any] = {
         "logging": levels,
-        "distributed.worker.daemon": True,
+        "distributed.scheduler.http.routes": [],
+        "distributed.worker.http.routes": [],
         "distributed.scheduler.allowed-failures": RETRIES,
-        "distributed.admin.log-format": "",
         "temporary-directory": str(cache_root() / "work"),
     }
     with dask.config.set(settings):

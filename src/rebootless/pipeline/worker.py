@@ -19,20 +19,24 @@ from ..base.events import NullMonitor
 from ..compile import desk
 from ..compile.tree import prepare
 from ..translate.model import Candidate
-from ..translate.store import Store, pack, rules
+from ..translate.store import Store, is_kept, pack, rules
 from .candidate import Builder
 from .kernel import ShippedKernel, find
 
 
 @dataclass(frozen=True)
 class Order:
-    """What all candidates of a run have in common: given to each worker with each of them."""
+    """What all candidates of a run have in common: given to each worker with each of them.
+
+    `results` is a folder for results other than the one in the worker's cache, "" for that.
+    """
 
     release: str
     build_id: str
     rules: str
     suites: tuple[str, ...] = ()
     max_units: int = 60
+    results: str = ""
 
 
 @dataclass(frozen=True)
@@ -59,13 +63,15 @@ def build(order: Order, candidate: Candidate, coming: Sequence[str] = ()) -> byt
             "the worker has another version of rebootless than the one that gives it work",
             hint="install the same version everywhere",
         )
-    store = Store()
+    store = Store(Path(order.results) if order.results else None)
     if store.result(candidate.key) is not None:  # done before a worker or the whole run was killed
         return store.path(candidate.key).read_bytes()
     seat = _seats.get(order) or _sit(order, store)
     seat.builder.desk.ask_about([*candidate.units, *coming])
-    packed = pack(*seat.builder.build(candidate))
-    store.put_packed(candidate.key, packed)
+    result, part = seat.builder.build(candidate)
+    packed = pack(result, part)
+    if is_kept(result):
+        store.put_packed(candidate.key, packed)
     return packed
 
 

@@ -33,11 +33,14 @@ from .parts import Part
 # What decides on the outcome of a build; not who shows, tests or applies it.
 DECIDING = (
     "compile", "diff", "elf", "kernel", "kmod", "match", "module", "patch", "safety", "types",
-    "pipeline/building.py", "pipeline/candidate.py", "pipeline/checking.py", "pipeline/copies.py",
+    "pipeline/building.py", "pipeline/candidate.py", "pipeline/checking.py", "pipeline/copies.py", "pipeline/fitting.py",
     "pipeline/importers.py", "pipeline/layouts.py", "pipeline/linking.py",
     "pipeline/newly_global.py", "pipeline/versions.py",
-    "translate/model.py", "translate/outcome.py", "translate/parts.py",
+    "translate/blocks.py", "translate/csource.py", "translate/facts.py", "translate/model.py",
+    "translate/outcome.py", "translate/parts.py", "translate/readers.py", "translate/sift.py",
+    "translate/split.py",
 )  # fmt: skip
+LIMIT = "too-many-units"  # the code of a refusal that another --max-units may lift
 _DAMAGE = (zipfile.BadZipFile, zlib.error, KeyError, ValueError, OSError, EOFError)
 
 
@@ -72,10 +75,11 @@ class Store:
 
     def result(self, key: str) -> Result | None:
         """What became of a candidate; None if that is not known, or cannot be read."""
-        with contextlib.suppress(*_DAMAGE, RebootlessError), self._open(key) as file:
-            found = decoded(Result, json.loads(file.read("result.json")))
-            return found if found.key == key else None
-        return None
+        try:
+            found = unpacked(self.path(key).read_bytes())
+        except OSError:
+            return None
+        return found if found is not None and found.key == key else None
 
     def part(self, key: str) -> Part | None:
         """What a module needs of a candidate; None if there is nothing to link."""
@@ -94,6 +98,18 @@ class Store:
 
     def _open(self, key: str) -> zipfile.ZipFile:
         return zipfile.ZipFile(self.path(key))
+
+
+def is_kept(result: Result) -> bool:
+    """Whether a result says something of the candidate alone, and not of how far the run goes."""
+    return not any(told.code == LIMIT for told in result.findings)
+
+
+def unpacked(blob: bytes) -> Result | None:
+    """The result in the content of a file; None when it is damaged."""
+    with contextlib.suppress(*_DAMAGE, RebootlessError), zipfile.ZipFile(io.BytesIO(blob)) as file:
+        return decoded(Result, json.loads(file.read("result.json")))
+    return None
 
 
 def pack(result: Result, part: Part | None = None) -> bytes:
