@@ -37,7 +37,8 @@ from rebootless.translate.store import Store
 
 FOLDERS = (
     *many.FOLDERS, "fs/jbd2", "fs/notify", "fs/kernfs", "kernel/sched", "kernel/time",
-    "kernel/trace", "kernel/cgroup", "kernel/bpf", "kernel/irq", "kernel/locking", "net/ipv6", "net/sched",
+    "kernel/trace", "kernel/cgroup", "kernel/bpf", "kernel/irq", "kernel/locking", "net/ipv6",
+    "net/sched",
     "net/netlink", "net/unix", "net/ethtool", "drivers/base", "drivers/tty", "drivers/pci",
     "drivers/acpi", "drivers/virtio", "drivers/input", "lib", "security", "security/selinux",
     "security/apparmor", "security/keys", "crypto", "io_uring", "sound/core",
