@@ -135,9 +135,9 @@ class AptArchive:
             before = self._memory()
             guesses = apt_sources.other_suite(self._base_sources(before), suite)
             known = {s.key for s in self._wanted(before)}
+            if any(g.suite == suite and g.key in known for g in guesses):
+                return  # other addresses, which lack it, were asked when it was added
             new = tuple(g for g in guesses if g.key not in known)
-            if not new and any(g.suite == suite for g in guesses):
-                return
             keys = (*before.suites, *(g.key for g in new))
             self._refresh(_Memory(keys, before.barren), monitor, quiet=True)
             exist = {lst.source.key for lst in self._list_files(self._wanted(_Memory(keys)))}
