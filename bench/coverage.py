@@ -7,7 +7,7 @@ Takes the difference of two source packages and the kernel of the older one, and
 `translate` does: the update is split into its smallest independent parts, and each is built up to
 the objects of the patch module (compile, compare, match, check, resolve). A unit is a touched .c
 file that this kernel compiles; it is covered if all its parts that have an effect at run time
-become live patches. `--sample` takes units at random, with all their parts.
+become live patches. `--sample` takes parts at random.
 
 Results are JSON lines, one per part: a run goes on where the last one ended, and `--again CODE`
 builds the parts once more that failed so. The plan is kept beside them. Not in the share: what has
@@ -177,23 +177,24 @@ def known(results: Path) -> dict[str, Row]:
     return {row["key"]: row for row in rows}
 
 
-def sampled(by_unit: Mapping[str, Sequence[Candidate]], options: argparse.Namespace) -> list[str]:
-    """The units that the options choose."""
-    every = sorted(by_unit)
+def sampled(candidates: Sequence[Candidate], options: argparse.Namespace) -> list[Candidate]:
+    """The parts that the options choose, in random order: those that compile a touched unit."""
+    every = [c for c in candidates if set(c.paths) & set(c.units)]
     if options.paths:
-        every = [p for p in every if fnmatch.fnmatch(p, options.paths)]
+        every = [c for c in every if any(fnmatch.fnmatch(p, options.paths) for p in c.paths)]
     random.Random(options.seed).shuffle(every)
     return every[: options.sample] if options.sample else every
 
 
 def report(by_unit: Mapping[str, Sequence[Candidate]], rows: Mapping[str, Row]) -> Iterator[str]:
-    """Both shares, and the causes by number; for the units of which every part has a result."""
+    """The shares of parts and of units (those of which all parts are built), and the causes."""
     whole = {u: [rows[c.key] for c in parts] for u, parts in by_unit.items()
              if all(c.key in rows for c in parts)}  # fmt: skip
-    parts = {row["key"]: row for found in whole.values() for row in found}
+    parts = {c.key: rows[c.key] for found in by_unit.values() for c in found if c.key in rows}
     acting = {k: row for k, row in parts.items() if row["outcome"] != "no-effect"}
-    yield f"{len(by_unit)} units touched and compiled, {len(whole)} of them built"
+    yield f"{len(parts)} parts built, {len(parts) - len(acting)} have no effect at run time"
     yield shared("parts", [row["outcome"] == "live-patch" for row in acting.values()])
+    yield f"{len(by_unit)} units touched and compiled; all parts of {len(whole)} built"
     units = [
         [row["outcome"] == "live-patch" for row in found if row["outcome"] != "no-effect"]
         for found in whole.values()
@@ -220,14 +221,13 @@ def shared(what: str, found: Sequence[bool]) -> str:
 
 def run(bench: Bench, options: argparse.Namespace) -> None:
     """Builds the parts that have no result yet, and writes each result at once."""
-    by_unit, done, again = bench.by_unit, known(options.results), set(options.again)
-    chosen = sampled(by_unit, options)
-    every = {c.key: c for unit in chosen for c in by_unit[unit]}
+    done, again = known(options.results), set(options.again)
+    chosen = sampled(bench.plan.candidates, options)
     due = [
-        c for key, c in every.items()
-        if key not in done or "all" in again or again & set(done[key]["codes"])
+        c for c in chosen
+        if c.key not in done or "all" in again or again & set(done[c.key]["codes"])
     ]  # fmt: skip
-    print(f"{len(chosen)} of {len(by_unit)} units, {len(every)} parts, {len(due)} to build")
+    print(f"{len(chosen)} of {len(bench.plan.candidates)} parts, {len(due)} to build", flush=True)
     bench.builder.desk.ask_about([unit for c in due for unit in c.units])
     for number, candidate in enumerate(due, 1):
         row = attempt(bench, candidate)
@@ -244,9 +244,9 @@ def main() -> None:
     parser.add_argument("--from", dest="old", default="6.1.190-1")
     parser.add_argument("--to", dest="new", default="6.1.192-1")
     parser.add_argument("--flavour", default="cloud-amd64")
-    parser.add_argument("--sample", type=int, default=0, help="how many units; default: all")
+    parser.add_argument("--sample", type=int, default=0, help="how many parts; default: all")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--paths", help="only units whose path matches, such as 'net/*'")
+    parser.add_argument("--paths", help="only parts of such files, as 'net/*'")
     parser.add_argument("--again", action="append", default=[], help="repeat what failed so")
     parser.add_argument("--results", type=Path, default=Path("coverage.jsonl"))
     parser.add_argument("--report", action="store_true", help="only print what is known")

@@ -21,6 +21,8 @@ if shutil.which("pahole") is None:
 
 USE = "int user(struct s *p) { return p->last; }\n"
 BEFORE = """
+struct count { int refs; };
+typedef struct { int counter; } atomic_t;
 struct s {
 	long a;
 	unsigned char b;
@@ -42,6 +44,8 @@ def types(compile_c: Callable[..., Path]) -> Callable[[str], Btf]:
 FITTING = {
     "in the middle": ("\tlong c;", "\tlong c;\n\tint fresh;", ["fresh"]),
     "first": ("\tlong a;", "\t_Bool fresh;\n\tlong a;", ["fresh"]),
+    "a counter": ("\tlong a;", "\tatomic_t fresh;\n\tlong a;", ["fresh"]),
+    "an array": ("\tlong a;", "\tunsigned short fresh[2];\n\tlong a;", ["fresh"]),
     "several": ("\tlong a;", "\tchar one, two;\n\tint three;\n\tlong a;", ["one", "two", "three"]),
     "largest first": ("\tlong a;", "\tchar x;\n\tint y;\n\tshort z;\n\tlong a;", ["x", "y", "z"]),
     "one more is gone": ("\tint gone;", "\tshort fresh;", ["fresh"]),
@@ -64,6 +68,7 @@ def test_new_members_go_where_there_is_room(types: Callable[[str], Btf], case: s
 
 
 NOT_FITTING = {
+    "not plain": ("\tlong a;", "\tstruct count fresh;\n\tlong a;"),
     "too large": ("\tlong c;", "\tlong fresh;\n\tlong c;"),
     "too many": ("\tlong a;", "\tint one, two, three, four;\n\tlong a;"),
     "another type": ("\tlong c;", "\tchar fresh;\n\tvoid *c;"),

@@ -1,7 +1,7 @@
 """A patch whose new struct members stand where the running kernel's layout has bytes to spare.
 
 A struct that gains a member in its middle moves all that follow, which no running kernel can take;
-the same member in bytes that were padding harms nobody. So where types say that there is room, the
+the same member in bytes that were padding moves nothing. So where types say that there is room, the
 patch is made anew: each such struct is the original's, with the new declarations put after the
 members that padding follows. Members that the patch removes stay, for the code that is not patched.
 Whether it came out right is not judged here: the result is built and checked like any other patch.
@@ -13,6 +13,7 @@ import difflib
 from collections.abc import Iterable, Sequence
 
 from ..base.events import Monitor
+from ..base.fs import read_text
 from ..compile.tree import Tree
 from ..compile.unit import UnitPair, apply_to
 from ..patch.apply import AppliedFile
@@ -21,15 +22,22 @@ from ..patch.structs import Placement, with_members
 from ..safety.fitting import placements
 from .layouts import types_of
 
+CLEARED = "CONFIG_INIT_ON_ALLOC_DEFAULT_ON=y"
+
 
 def fitted(
     patch: SourcePatch, tree: Tree, pairs: Sequence[UnitPair], monitor: Monitor
 ) -> SourcePatch | None:
     """`patch` with its new members in free bytes; None where there are none, or no room.
 
+    Also None for a kernel that does not clear what it allocates: what existing objects have in free
+    bytes is anybody's guess then, and there is no author to judge it.
+
     `pairs` are the objects that `patch` was compiled to, with their types beside them (a build
     that was refused for a layout has left both). Raises ElfError, PatchInputError.
     """
+    if CLEARED not in read_text(tree.orig / "include/config/auto.conf").splitlines():
+        return None
     found: dict[tuple[str, str], Placement] = {}
     for pair in pairs:
         for placement in placements(*types_of(pair)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 
 from ..patch.structs import Placement
@@ -10,14 +11,23 @@ from ..types.shape import BYTE, Field, Shapes
 from .typechange import Effect
 from .typediff import compare_types, definitions
 
-MAX_ALIGN = 8
+# Signatures (types/shape.py) of numbers, enums, pointers, atomic counters, and arrays of such.
+PLAIN = re.compile(
+    r"""(?:\[\d+\])*
+    (?: [us]\d+$ | bool\d+$ | (?:signed\ )?char$ | enum\ | \*
+      | typedef\ atomic(?:64|_long)?_t$ )""",
+    re.VERBOSE,
+)
 
 
 def placements(old: Btf, new: Btf) -> tuple[Placement, ...]:
     """For each struct whose layout only new members change: the old members to put them after.
 
-    A struct is left out if a member that stays becomes another type, or if there is no room in
-    the bytes that no member uses. Pure. Raises ElfError for damaged input.
+    A struct is left out if a member that stays becomes another type, if there is no room in the
+    bytes that no member uses, or if a new member is not of a plain type. In a kernel that clears
+    what it allocates, existing objects have zero there: a number, flag or pointer of that value
+    says that nothing was set yet, but a list or a reference count of it would be broken.
+    Pure. Raises ElfError for damaged input.
     """
     a, b = Shapes(old), Shapes(new)
     ours, theirs = definitions(old, functions=False), definitions(new, functions=False)
@@ -46,7 +56,7 @@ def _fitted(
     last = {start: _before(old, start) for start in gaps}
     found = []
     for field in _biggest_first(f for name, f in after.items() if name not in before):
-        if "." in field.name or not field.size:
+        if "." in field.name or not field.size or PLAIN.match(field.signature) is None:
             return None
         gap = _gap(gaps, last, -(-field.size // BYTE))
         if gap is None:
