@@ -74,7 +74,8 @@ def render(report: Report) -> str:
     folder = resources.files(__package__) / "template"
     style += (folder / "update.css").read_text()
     script = (folder / "update.js").read_text()
-    return pages.render(folder, "update.html.j2", _context(report), style=style, script=script)
+    text = pages.render(folder, "update.html.j2", _context(report), style=style, script=script)
+    return text.encode(errors="surrogateescape").decode(errors="replace")
 
 
 def diffs(plan: TranslationPlan) -> dict[str, bytes]:

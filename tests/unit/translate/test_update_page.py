@@ -83,6 +83,8 @@ def test_the_page_is_whole_and_obeys_nobody() -> None:
     assert files == set(page.diffs(report().plan)) == {"diffs/k1.diff", "diffs/k2.diff"}
     assert document.text.count(EVIL) >= 8
     assert "CVE-2026-2" in document.text
+    assert "\ufffd" in document.text  # a byte of a diff that is no UTF-8
+    document.text.encode()
 
 
 def test_every_cause_and_outcome_has_its_words() -> None:
