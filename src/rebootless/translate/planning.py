@@ -61,10 +61,11 @@ def plan(
         names = frozenset(name for part in parts for name in readers.changed_names(part))
         found = readers.read_names(sieve, names, lambda some: readers.mentioning(sieve, some))
         report.result = counted(len(names), "name")
-    maker = _Maker(sieve, sifted, files, update.build_id, found)
-    candidates, dropped = maker.made(parts)
-    every = (*sifted.dropped, *_idle(files), *dropped)
-    candidates, every = tied(candidates, every, entries, _said(changes, candidates))
+    with stage(monitor, "tie", "Comparing the parts with the changelog") as report:
+        candidates, dropped = _Maker(sieve, sifted, files, update.build_id, found).made(parts)
+        every = (*sifted.dropped, *_idle(files), *dropped)
+        candidates, every = tied(candidates, every, entries, _said(changes, candidates))
+        report.result = counted(len(candidates), "part") + " to build"
     lines = sum(len(b.old) + len(b.new) for c in changes for b in c.blocks)
     return TranslationPlan(update, len(changes), lines, candidates, every, tuple(entries))
 

@@ -122,63 +122,94 @@ def assign(
     if len(targets) == 1 and len(entries) == 1:
         why = "it is all that the update changes, and all that the changelog says"
         return {0: [Tied(entries[0].title, entries[0].cves, Confidence.CERTAIN, why)]}
-    index: dict[str, list[int]] = defaultdict(list)
-    for number, one in enumerate(targets):
-        for word in one.words:
-            index[word].append(number)
-    users = Counter(name for one in targets for name in one.names)
+    table = _Table(targets, inert)
     found: dict[int, list[Tied]] = defaultdict(list)
     for entry in entries:
-        for number, tie in _ties(entry, targets, index, users, inert):
+        for number, tie in table.ties(entry):
             found[number].append(tie)
     return found
 
 
-def _ties(
-    entry: Entry,
-    targets: Sequence[Target],
-    index: Mapping[str, Sequence[int]],
-    users: Mapping[str, int],
-    inert: frozenset[int],
-) -> list[tuple[int, Tied]]:
-    place, rest = _parts(entry.title)
-    identifiers = {w for w in rest if "_" in w and len(w) > 4}
-    weights = {w: _weight(w, index, len(targets)) for w in {*place, *rest} - _PLAIN}
-    total = sum(weights.values())
-    scores: Counter[int] = Counter()
-    for word, weight in weights.items():
-        for number in index.get(word, ()):
-            scores[number] += weight  # type: ignore[assignment]
-    fitting = [n for n in scores if _fits(place, targets[n])]
-    if not fitting or not total:
-        return []
-    certain = [
-        (number, sorted(hits)[0])
-        for number in fitting
-        if (hits := {w for w in identifiers & targets[number].names if users[w] <= MANY})
-    ]
-    if certain:
-        return [
-            (n, _tie(entry, Confidence.CERTAIN, f"it changes {name}, which the title names"))
-            for n, name in certain
+class _Table:
+    """The targets by their words, so that each title looks only at those that have some of it."""
+
+    def __init__(self, targets: Sequence[Target], inert: frozenset[int]) -> None:
+        self.targets, self.inert = targets, inert
+        self.by_word: dict[str, set[int]] = defaultdict(set)
+        self.by_path: dict[str, set[int]] = defaultdict(set)
+        for number, one in enumerate(targets):
+            for word in one.words:
+                self.by_word[word].add(number)
+            for word in one.paths:
+                self.by_path[word].add(number)
+        self.users = Counter(name for one in targets for name in one.names)
+
+    def ties(self, entry: Entry) -> list[tuple[int, Tied]]:
+        """The targets that a title may be of."""
+        place, rest = _parts(entry.title)
+        fitting, exact = self._fitting(place - _PLAIN)
+        identifiers = {w for w in rest if "_" in w and len(w) > 4 and self.users[w] <= MANY}
+        certain = [
+            (number, sorted(hits)[0])
+            for number in sorted(fitting & self._having(identifiers))
+            if (hits := identifiers & self.targets[number].names)
         ]
-    exact = [n for n in fitting if _fits(place, targets[n], exactly=True)]
-    if place and exact and inert.issuperset(exact):
-        number = max(exact, key=lambda n: (scores[n], -n))
-        why = "nothing that the update changes in that place has an effect on this kernel"
-        return [(number, _tie(entry, Confidence.LIKELY, why))]
-    best = max(scores[n] for n in fitting)
-    near = [n for n in sorted(fitting) if scores[n] >= NEAR * best]
-    share = best / total
-    if share < GUESS or len(near) > MANY:
-        return []
-    confidence = Confidence.LIKELY if share >= LIKELY and len(near) <= 2 else Confidence.UNKNOWN
-    ties = []
-    for number in near:
-        words = sorted(weights.keys() & targets[number].words, key=lambda w: -weights[w])
-        why = f"{share:.0%} of the title is found in it: {', '.join(words[:4])}"
-        ties.append((number, _tie(entry, confidence, why)))
-    return ties
+        if certain:
+            return [
+                (n, _tie(entry, Confidence.CERTAIN, f"it changes {name}, which the title names"))
+                for n, name in certain
+            ]
+        weights = {w: self._weight(w) for w in {*place, *rest} - _PLAIN}
+        scores: dict[int, float] = defaultdict(float)
+        for word, weight in weights.items():
+            for number in self.by_word.get(word, set()) & fitting:
+                scores[number] += weight
+        if not scores:
+            return []
+        if exact and exact <= self.inert:
+            number = max(exact, key=lambda n: (scores.get(n, 0.0), -n))
+            why = "nothing that the update changes in that place has an effect on this kernel"
+            return [(number, _tie(entry, Confidence.LIKELY, why))]
+        return self._best(entry, scores, weights)
+
+    def _best(
+        self, entry: Entry, scores: Mapping[int, float], weights: Mapping[str, float]
+    ) -> list[tuple[int, Tied]]:
+        """The targets in which most of a title is found; none if it is little, or in too many."""
+        best = max(scores.values())
+        near = sorted(n for n, score in scores.items() if score >= NEAR * best)
+        share = best / sum(weights.values())
+        if share < GUESS or len(near) > MANY:
+            return []
+        confidence = Confidence.LIKELY if share >= LIKELY and len(near) <= 2 else Confidence.UNKNOWN
+        ties = []
+        for number in near:
+            words = sorted(
+                weights.keys() & self.targets[number].words, key=lambda w: (-weights[w], w)
+            )
+            why = f"{share:.0%} of the title is found in it: {', '.join(words[:4])}"
+            ties.append((number, _tie(entry, confidence, why)))
+        return ties
+
+    def _fitting(self, place: frozenset[str]) -> tuple[set[int], set[int]]:
+        """The targets that half of a place's words fit, and those that all fit (if it has any)."""
+        if not place:
+            return set(range(len(self.targets))), set()
+        hits = Counter(
+            number
+            for word in place
+            for number in set[int]().union(
+                *(self.by_path.get(w, set()) for w in (word, *_ALIASES.get(word, ())))
+            )
+        )
+        half = {number for number, count in hits.items() if count * 2 >= len(place)}
+        return half, {number for number, count in hits.items() if count == len(place)}
+
+    def _having(self, words: Iterable[str]) -> set[int]:
+        return set[int]().union(*(self.by_word.get(word, set()) for word in words))
+
+    def _weight(self, word: str) -> float:
+        return math.log((len(self.targets) + 1) / (len(self.by_word.get(word, ())) + 1)) + 0.1
 
 
 def _tie(entry: Entry, confidence: Confidence, why: str) -> Tied:
@@ -199,19 +230,3 @@ def _words(text: str) -> set[str]:
         if "_" in word:
             found.update(part for part in word.split("_") if part)
     return found
-
-
-def _weight(word: str, index: Mapping[str, Sequence[int]], count: int) -> float:
-    return math.log((count + 1) / (len(index.get(word, ())) + 1)) + 0.1
-
-
-def _fits(place: frozenset[str], one: Target, *, exactly: bool = False) -> bool:
-    """Whether the place that a title names is where the target is; titles without one fit all.
-
-    Half of its words are enough, unless it is to fit exactly.
-    """
-    if not place:
-        return True
-    wanted = [w for w in place if w not in _PLAIN]
-    hits = [w for w in wanted if w in one.paths or any(a in one.paths for a in _ALIASES.get(w, ()))]
-    return len(hits) == len(wanted) if exactly else len(hits) * 2 >= len(wanted)
