@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -140,6 +141,13 @@ def test_functions_that_a_module_points_to_begin_with_a_pad(compile_c: Compile) 
     assert missing_pads(normalize(read(compile_c(source, "with", *IBT)))) == ()
     bare = compile_c(source, "without", "-fcf-protection=none")
     assert missing_pads(normalize(read(bare))) == ("f (in hook)",)
+    namesakes = (  # in a linked module: this one is only called
+        'asm(".section .text.y,\\"ax\\"\\n.type f,@function\\nf: ret\\n.size f,.-f\\n.previous");'
+    )
+    both = compile_c(source, "both", *IBT), compile_c(namesakes, "namesake")
+    linked = both[0].with_name("linked.o")
+    subprocess.run(["ld", "-r", "-o", linked, *both], check=True)
+    assert missing_pads(normalize(read(linked))) == ()
     trampoline = (
         "extern int __SCT__f(int); int (*volatile hook)(int);\n"
         'asm(".section .static_call.text,\\"ax\\"\\n.globl __SCT__f\\n.type __SCT__f,@function\\n"'

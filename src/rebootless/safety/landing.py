@@ -98,7 +98,7 @@ def check_pointers(
 
     What the shipped unit takes the address of as well, objtool saw when the kernel was linked.
     """
-    known = frozenset(name for _, name in _pointers(orig))
+    known = frozenset(name for _, name, _ in _pointers(orig))
     found: dict[Finding, None] = {}
     for piece in pieces:
         for ref in _taken(piece):
@@ -134,35 +134,33 @@ def missing_pads(module: Unit) -> tuple[str, ...]:
 
     Each is told with what refers to it: "f (in table)".
     """
-    functions = {
-        a.name: a
-        for a in module.atoms
-        if a.kind is Kind.FUNCTION and not a.name.startswith(_TRAMPOLINE)
-    }
     return tuple(
-        f"{name} (in {user.name})"
-        for user, name in _pointers(module)
-        if name in functions and not module.data(functions[name]).startswith(ENDBR)
+        f"{target.name} (in {user.name})"
+        for user, name, target in _pointers(module)
+        if target is not None
+        and not name.startswith(_TRAMPOLINE)
+        and not module.data(target).startswith(ENDBR)
     )
 
 
-def _pointers(unit: Unit) -> Iterator[tuple[Atom, str]]:
-    """(user, name) for each symbol whose address the code or data of an object takes."""
+def _pointers(unit: Unit) -> Iterator[tuple[Atom, str, Atom | None]]:
+    """(user, name, function) for each symbol whose address the code or data of an object takes;
+    the function is None where another object defines it."""
     for atom in unit.atoms:
         if atom.kind is Kind.TABLE or unit.is_passive(atom):
             continue
         refs, section = unit.refs_of(atom), unit.section(atom)
         for k in range(len(refs.offset)):
-            offset, kind, target = int(refs.offset[k]), int(refs.type[k]), int(refs.atom[k])
+            offset, kind, index = int(refs.offset[k]), int(refs.type[k]), int(refs.atom[k])
             addend = int(refs.addend[k])
-            if target != NO_ATOM and kind in PC_RELATIVE and addend != -4:
+            if index != NO_ATOM and kind in PC_RELATIVE and addend != -4:
                 continue  # a place within it
             if not _is_pointer(section.is_exec, section.data, offset, kind, addend):
                 continue
-            if target == NO_ATOM:
-                yield atom, unit.elf.symbols.names[int(refs.symbol[k])]
-            elif unit.atoms[target].kind is Kind.FUNCTION:
-                yield atom, unit.atoms[target].name
+            if index == NO_ATOM:
+                yield atom, unit.elf.symbols.names[int(refs.symbol[k])], None
+            elif (target := unit.atoms[index]).kind is Kind.FUNCTION:
+                yield atom, target.name, target
 
 
 def _finding(name: str, user: str) -> Finding:
