@@ -65,11 +65,14 @@ LAB_STEPS = {
 
 @dataclass(frozen=True)
 class Kernel:
-    """One line of the glance: a series and a flavour, and what the archive has of it."""
+    """One line of the glance: a series and a flavour, and what the archive has of it.
+
+    `infos` are the kernels that may be tried, the best first.
+    """
 
     series: str
     flavour: str
-    info: KernelInfo | None
+    infos: tuple[KernelInfo, ...]
     suites: tuple[str, ...] = ()
     reason: str = ""
 
@@ -93,7 +96,7 @@ def main(argv: Sequence[str]) -> int:
     for kernel in kernels(options.series, options.flavour):
         wanted = [e for e in options.engine if options.again or not kept(rows, kernel, e, options)]
         if options.list:
-            release = kernel.info.release if kernel.info else kernel.reason
+            release = kernel.infos[0].release if kernel.infos else kernel.reason
             print(f"{kernel.series:5} {kernel.flavour:12} {release}: {' '.join(wanted) or 'kept'}")
             continue
         for row in run_rows(kernel, wanted):
@@ -130,9 +133,9 @@ def kept(
 ) -> bool:
     """Whether the row has passed for this very kernel, and not too long ago."""
     row = rows.get(Row(kernel.series, kernel.flavour, engine, "", "").key)
-    if row is None or row.outcome != PASSED or kernel.info is None:
+    if row is None or row.outcome != PASSED:
         return False
-    if (row.release, row.version) != (kernel.info.release, kernel.info.version):
+    if (row.release, row.version) not in {(k.release, k.version) for k in kernel.infos}:
         return False
     age = datetime.datetime.now(datetime.UTC) - datetime.datetime.fromisoformat(row.date)
     return age < datetime.timedelta(hours=options.keep)
@@ -146,7 +149,7 @@ def kernels(series: Sequence[str], flavours: Sequence[str]) -> Iterator[Kernel]:
 
 
 def find(series: str, flavour: str) -> Kernel:
-    """The newest kernel of a series and flavour, one that is in the cache before others."""
+    """The newest kernels of a series and flavour, those in the cache before others."""
     problems: list[str] = []
     for suites in ((), *((suite,) for suite in SUITES[series])):
         try:
@@ -155,11 +158,11 @@ def find(series: str, flavour: str) -> Kernel:
             problems.append(exc.message.partition("\n")[0])
             continue
         fitting = [k for k in known if k.buildable and fits(k.release, series, flavour)]
-        cached = [k for k in fitting if KernelState.CACHED in k.states]
-        if cached or fitting:
-            return Kernel(series, flavour, (cached or fitting)[-1], suites)
+        fitting.sort(key=lambda k: KernelState.CACHED in k.states)  # stable: the newest last
+        if fitting:
+            return Kernel(series, flavour, tuple(reversed(fitting)), suites)
     where = "no suite that this machine's archives offer has a kernel of it with its source"
-    return Kernel(series, flavour, None, (), "; ".join([where, *problems[:1]]))
+    return Kernel(series, flavour, (), (), "; ".join([where, *problems[:1]]))
 
 
 def fits(release: str, series: str, flavour: str) -> bool:
@@ -173,27 +176,27 @@ def run_rows(kernel: Kernel, engines: Sequence[str]) -> Iterator[Row]:
     """Builds once, and tests with each engine; a row as soon as it is known."""
     if not engines:
         return
-    info = kernel.info
     blank = Row(kernel.series, kernel.flavour, "", MISSING, now(), reason=kernel.reason)
-    if info is None:
-        yield from (replace(blank, engine=e) for e in engines)
-        return
-    blank = replace(blank, release=info.release, version=info.version, reason="")
-    say(f"{info.release} {info.version}")
-    try:
-        files = rebootless.fetch(info.release, suites=kernel.suites)
-        blank = replace(blank, compiler=files.compiler_text)
-        built = build(info.release, kernel.suites)
-    except RebootlessError as exc:
-        outcome = outcome_of(exc)
-        failed = {"build": "failed"} if outcome == FAILED else {}
+    for info in kernel.infos:
+        say(f"{info.release} {info.version}")
+        blank = replace(blank, release=info.release, version=info.version, reason="")
+        try:
+            files = rebootless.fetch(info.release, suites=kernel.suites)
+            blank = replace(blank, compiler=files.compiler_text)
+            built = build(info.release, kernel.suites)
+        except NotFoundError as exc:  # its source package may be gone: perhaps not an older one's
+            say(f"    {reason_of(exc)}")
+            blank = replace(blank, reason=blank.reason or reason_of(exc))
+            continue
+        except RebootlessError as exc:
+            outcome = outcome_of(exc)
+            steps = {"build": "failed"} if outcome == FAILED else {}
+            blank = replace(blank, outcome=outcome, steps=steps, reason=reason_of(exc))
+            break
         for engine in engines:
-            yield replace(
-                blank, engine=engine, outcome=outcome, steps=failed, reason=reason_of(exc)
-            )
+            yield try_engine(replace(blank, engine=engine, date=now()), built)
         return
-    for engine in engines:
-        yield try_engine(replace(blank, engine=engine, date=now()), built)
+    yield from (replace(blank, engine=e) for e in engines)
 
 
 def outcome_of(error: RebootlessError) -> str:

@@ -35,8 +35,9 @@ STEPS_TEXT = """\
 **build**: only the file that the patch touches was compiled. **match**: how many functions of that
 file are, byte for byte, what the kernel ships. **apply**, **check**, **undo**: in QEMU, under load.
 **verify**: the patched functions' code is as it was before, and the kernel's log is clean.
-Times of apply and undo are the transition's as the guest's kernel tells them; QEMU emulates every
-instruction, so a real machine is many times faster.
+Times of apply and undo are the transition's as the guest's kernel tells them. QEMU emulates every
+instruction, and other work may have kept the machine busy: they tell that it went well, not how
+quick it is ([engines.md](engines.md) compares).
 """
 
 
@@ -127,7 +128,7 @@ def _details(rows: Sequence[Row]) -> str:
             steps[STEPS.index("match")] += f" {row.matched[0]}/{row.matched[1]}"
         times = [f"{row.seconds[n]:.1f}" if n in row.seconds else "" for n in ("build", "boot")]
         times += [
-            f"{row.seconds[n] * 1000:.3g}" if n in row.seconds else "" for n in ("apply", "undo")
+            f"{row.seconds[n] * 1000:.0f}" if n in row.seconds else "" for n in ("apply", "undo")
         ]
         lines.append(_line(row.release, row.version, row.engine, *steps, *times, row.date[:10]))
     return "\n".join(lines) + "\n"

@@ -28,8 +28,9 @@ from pathlib import Path
 from ..base import proc
 from ..base.errors import NotFoundError, RebootlessError, ResourceError
 from ..base.events import Monitor, NullMonitor, StageReport, Warned, stage
-from ..base.fs import atomic_write, cache_root, is_full, locked, os_failure
+from ..base.fs import atomic_write, cache_root, is_full, locked
 from ..base.workdir import fingerprint
+from . import apt_config
 from . import sources as apt_sources
 from .apt_errors import download_failure, problem_of
 from .packages import ListFile, Package, read_lists
@@ -42,35 +43,6 @@ LISTS_SPACE = 150 << 20  # bytes; a large suite is 30 MB of lists
 UPDATE_TIMEOUT = 600.0  # seconds
 _LIST_END = "_Packages"
 _HINT_APT = "rebootless reads Debian's archive through apt; on other systems give your own files"
-
-_CONFIG = """\
-// Hooks of the machine's apt (caches, package managers) must not run for a private root.
-#clear APT::Update;
-#clear Acquire::IndexTargets;
-#clear Dir::Etc::sourceparts;
-Acquire::IndexTargets::deb::Packages {{
-  MetaKey "$(COMPONENT)/binary-$(ARCHITECTURE)/Packages"; flatMetaKey "Packages";
-  ShortDescription "Packages"; flatDescription "$(RELEASE) Packages";
-  Description "$(RELEASE)/$(COMPONENT) $(ARCHITECTURE) Packages"; Optional "0";
-}};
-Acquire::Languages "none";
-Acquire::GzipIndexes "true";
-Acquire::PDiffs "false";
-Acquire::Retries "1";
-Acquire::http::Timeout "20";
-Acquire::https::Timeout "20";
-{sandbox}
-Dir::State "{root}/state";
-Dir::State::status "{root}/state/status";
-Dir::State::lists "{root}/lists";
-Dir::Cache "{root}/cache";
-Dir::Cache::pkgcache "";
-Dir::Cache::srcpkgcache "";
-Dir::Etc::sourcelist "/dev/null";
-Dir::Etc::sourceparts "{root}/sources.list.d";
-Dir::Etc::preferences "/dev/null";
-Dir::Etc::preferencesparts "/dev/null";
-"""
 
 
 @dataclass(frozen=True)
@@ -294,20 +266,7 @@ class AptArchive:
         atomic_write(self.root / "sources.list.d" / "all.sources", apt_sources.render(wanted))
 
     def _config(self) -> Path:
-        path = self.root / "apt.conf"
-        # As root, apt drops to a user that may not enter root's cache directory.
-        sandbox = 'APT::Sandbox::User "root";' if os.geteuid() == 0 else ""
-        text = _CONFIG.format(root=self.root.absolute(), sandbox=sandbox)
-        try:
-            for name in ("state", "lists/partial", "cache/archives/partial", "sources.list.d"):
-                (self.root / name).mkdir(parents=True, exist_ok=True)
-            (self.root / "state" / "status").touch()
-            if path.is_file() and path.read_text() == text:
-                return path
-        except OSError as exc:
-            raise os_failure("write", self.root, exc) from exc
-        atomic_write(path, text)
-        return path
+        return apt_config.write(self.root)
 
     def _memory(self) -> _Memory:
         with contextlib.suppress(OSError, ValueError, KeyError):

@@ -2,7 +2,7 @@
 
     cache/kernels/RELEASE/image/     vmlinuz, config, lib/modules/RELEASE     } each with a
     cache/kernels/RELEASE/headers/   Module.symvers                           } version file
-    cache/sources/VERSION/           linux-source-X.tar.xz, linux-patch-X-FEATURESET.patch.xz
+    cache/sources/VERSION/           linux-source-X.tar.xz
 
 Each of these directories is filled aside and renamed when whole, under a lock of its own, so that
 processes can share the cache, and an interrupted one leaves nothing. What is cached is used
@@ -125,13 +125,14 @@ class DebianProvider:
         if (files := self._complete(release, local, wanted)) is not None:
             return files
         kernel = self._choose(release, wanted, monitor)
+        if not featuresets.has(self.cache, kernel.version, featuresets.of(release)):
+            featuresets.fetch(self.archive, self.cache, kernel.version, monitor)
         jobs: list[Callable[[Callable[[], bool]], object]] = []
         if not (local.complete and local.version == kernel.version):
             jobs.append(lambda stop: self._fetch_image(kernel, monitor, stop))
         if not (local.symvers and local.version == kernel.version):
             jobs.append(lambda stop: self._fetch_headers(kernel, monitor, stop))
-        features = featuresets.of(release)
-        jobs.append(lambda stop: self.fetch_source(kernel.version, monitor, stop, features))
+        jobs.append(lambda stop: self.fetch_source(kernel.version, monitor, stop))
         side_by_side(jobs)
         files = self._complete(release, local, kernel.version)
         if files is None:
@@ -143,15 +144,11 @@ class DebianProvider:
         version: str,
         monitor: Monitor | None = None,
         cancelled: Callable[[], bool] = lambda: False,
-        features: str = "",
     ) -> Path:
-        """The tarball of the source at exactly this version, its feature sets' patches beside it.
-
-        Raises NotFoundError. What is cached is taken if patches do not matter, or were kept.
-        """
+        """The tarball of the source at exactly this version. Raises NotFoundError."""
         directory = self.cache / "sources" / version
         with lock_unless(self.cache / "sources" / f".{version}.lock", cancelled):
-            if featuresets.has(directory, features) and (cached := _tarball(directory)) is not None:
+            if (cached := _tarball(directory)) is not None:
                 return cached
             package = self.sources(monitor).get(version)
             if package is None:
@@ -167,13 +164,13 @@ class DebianProvider:
                     cancelled,
                     "fetch-source",
                     f"source {version}",
-                    only=("./usr/src/*",),
+                    only=("./usr/src/*.tar.*",),
                 )
                 found = sorted(aside.rglob("*.tar.*"))
                 if not found:
                     raise NotFoundError(f"{package.name} {version} holds no source tarball")
                 found[0].rename(aside / found[0].name)
-                _keep_only(aside, (found[0].name, *featuresets.keep(aside)))
+                _keep_only(aside, (found[0].name,))
         tarball = _tarball(directory)
         assert tarball is not None
         return tarball
@@ -280,10 +277,10 @@ class DebianProvider:
         root = self.cache / "kernels" / release
         at_machine = local.complete and local.version and version in (None, local.version)
         chosen = local.version if at_machine else version or _version_in(root / "image")
-        source, features = self.cache / "sources" / chosen, featuresets.of(release)
-        if not chosen or (tarball := _tarball(source)) is None:
+        if not chosen or (tarball := _tarball(self.cache / "sources" / chosen)) is None:
             return None
-        if not featuresets.has(source, features):
+        features = featuresets.of(release)
+        if not featuresets.has(self.cache, chosen, features):
             return None
         image, config, modules = local.image, local.config, local.modules
         if not at_machine:
@@ -305,7 +302,7 @@ class DebianProvider:
             config,
             symvers,
             modules,
-            SourceTarball(tarball, patches=featuresets.patches(source, features)),
+            SourceTarball(tarball, patches=featuresets.patches(self.cache, chosen, features)),
             compiler,
             text,
         )

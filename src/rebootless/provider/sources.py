@@ -161,11 +161,11 @@ def for_architecture(sources: Iterable[Source], architecture: str) -> tuple[Sour
     )
 
 
-def render(sources: Iterable[Source]) -> str:
-    """The entries as a deb822 file, one stanza each."""
+def render(sources: Iterable[Source], kind: str = "deb") -> str:
+    """The entries as a deb822 file, one stanza each, for packages or ("deb-src") their sources."""
     stanzas = []
     for source in sources:
-        fields = [("Types", "deb"), ("URIs", source.uri), ("Suites", source.suite)]
+        fields = [("Types", kind), ("URIs", source.uri), ("Suites", source.suite)]
         if source.components:
             fields.append(("Components", " ".join(source.components)))
         if source.architectures:

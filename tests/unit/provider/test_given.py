@@ -155,13 +155,14 @@ def test_a_patch_is_narrowed_to_the_paths_that_are_there() -> None:
 def test_feature_sets_are_told_by_the_release(tmp_path: Path) -> None:
     assert featuresets.of("6.1.0-55-rt-amd64") == "rt" == featuresets.of("6.12.9+deb13-rt-amd64")
     assert featuresets.of("6.1.0-55-cloud-amd64") == "" == featuresets.of("6.1.0-55-amd64")
-    assert featuresets.has(tmp_path, "") and not featuresets.has(tmp_path, "rt")
-    path = tmp_path / "usr/src/linux-patch-6.1-rt.patch.xz"
-    path.parent.mkdir(parents=True)
-    path.touch()
-    assert path.name in featuresets.keep(tmp_path)
-    assert featuresets.has(tmp_path, "rt") and not featuresets.patches(tmp_path, "")
-    assert [p.name for p in featuresets.patches(tmp_path, "rt")] == [path.name]
+    assert featuresets.has(tmp_path, "6.1-1", "") and not featuresets.has(tmp_path, "6.1-1", "rt")
+    folder = tmp_path / "featuresets/6.1-1/debian/patches-rt"
+    folder.mkdir(parents=True)
+    (folder / "series").write_text("# order\nb.patch\n\na.patch -p1\n")
+    assert featuresets.has(tmp_path, "6.1-1", "rt")
+    assert not featuresets.patches(tmp_path, "6.1-1", "")
+    assert not featuresets.patches(tmp_path, "6.12-1", "rt")
+    assert [p.name for p in featuresets.patches(tmp_path, "6.1-1", "rt")] == ["b.patch", "a.patch"]
 
 
 # --- which source, which kernel -----------------------------------------------------------

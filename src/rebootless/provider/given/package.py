@@ -159,12 +159,15 @@ def _stream(package: PackageFile, directory: Path) -> None:
 
 def _write(tar: tarfile.TarFile, directory: Path, keep: Callable[[str], bool]) -> None:
     """Writes files and links below `directory`; nothing that leads out of it."""
+    directory = directory.resolve()
     for member in tar:
         name = member.name.removeprefix("./").lstrip("/")
         if not keep(name) or ".." in name.split("/"):
             continue
         path = directory / name
         path.parent.mkdir(parents=True, exist_ok=True)
+        if path.parent.resolve() != path.parent:
+            continue  # through a link of the package's own: it could lead anywhere
         if member.isreg():
             content = tar.extractfile(member)
             assert content is not None

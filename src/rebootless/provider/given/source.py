@@ -17,6 +17,7 @@ from ...base import proc
 from ...base.errors import NotFoundError, PatchInputError
 from ...base.fs import filling_directory, read_text
 from ..base import SourceTarball, SourceTree
+from ..featuresets import series
 from ..local import tree_version
 from ..naming.base import Facts
 from . import rpm
@@ -132,10 +133,7 @@ def _source_deb(dsc: Path, folder: Path) -> SourceTarball:
     if not (folder / "patches").is_dir():
         with filling_directory(folder / "patches") as aside:
             proc.run(["tar", "-x", "-f", debian[0], "-C", aside, "debian/patches"])
-    patches = folder / "patches/debian/patches"
-    lines = read_text(patches / "series").splitlines() if (patches / "series").is_file() else []
-    names = [line.split()[0] for line in lines if line.strip() and not line.startswith("#")]
-    return SourceTarball(origin[0], patches=tuple(patches / name for name in names))
+    return SourceTarball(origin[0], patches=series(folder / "patches/debian/patches"))
 
 
 def dsc_facts(dsc: Path) -> Facts:
