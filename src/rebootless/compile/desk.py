@@ -2,6 +2,7 @@
 
     cache/trees/RELEASE-FINGERPRINT/desks/N/
         patched/    hard links to orig, as the tree's own twin
+        scratch/    emptied for each owner
         journal     see twin.py
         lock        held by whoever sits at the desk
 
@@ -35,6 +36,7 @@ from .unit import UnitPair, Way, build_pairs, dependency_file
 
 FOLDER = "desks"
 MADE = ".complete"
+SCRATCH = "scratch"
 EXPORTED = ("__ksymtab_", "__export_symbol_")  # the latter since 6.4
 
 
@@ -53,7 +55,9 @@ def taken(tree: Tree) -> Iterator[Desk]:
             proc.run(["cp", "-al", tree.orig, mine.patched])
             atomic_write(folder / MADE, "")
         twin.restore(mine)
+        remove_tree(folder / SCRATCH)
         yield Desk(mine)
+        remove_tree(folder / SCRATCH)
     finally:
         os.close(descriptor)
 
@@ -98,6 +102,11 @@ class Desk(Way):
         self.tree = tree
         self.kbuild = Kbuild(tree.orig, tree.toolchain)
         self.seconds = 0.0
+
+    @property
+    def scratch(self) -> Path:
+        """Room for what need not outlast whoever sits here."""
+        return self.tree.bench / SCRATCH
 
     def pairs(
         self,

@@ -33,6 +33,7 @@ from .combining import Combined, Combiner, readable
 from .kernel import ShippedKernel
 from .worker import Order
 
+IN_VAIN = 5  # candidates in a row for which a machine fails: it will for the others
 ROUNDS = 4  # unions may meet others; more rounds than this have not been seen
 FATAL = (MismatchError, WrongKernelError)  # of a worker that cannot do the work at all
 
@@ -110,7 +111,8 @@ class Translation:
         """What becomes of each candidate, by key; and how many were known before."""
         found: dict[str, Result] = {}
         for candidate in candidates:
-            if (known := self.store.result(candidate.key)) is not None:
+            known = self.store.result(candidate.key)
+            if known is not None and self.store.has(candidate.key):
                 found[candidate.key] = known
         before = len(found)
         missing = sorted((c for c in candidates if c.key not in found), key=lambda c: c.units)
@@ -161,9 +163,14 @@ class Translation:
         weights = {c.key: weight(self._sizes(c.units)) for c in missing}
         estimate = Estimate(sum(weights.values()))
         started = time.monotonic()
+        in_vain = 0
 
         def ended(candidate: Candidate, outcome: bytes | RebootlessError) -> None:
-            if isinstance(outcome, FATAL):
+            nonlocal in_vain
+            in_vain = 0 if isinstance(outcome, bytes) else in_vain + 1
+            if isinstance(outcome, FATAL) or (
+                in_vain == IN_VAIN and not isinstance(outcome, bytes)
+            ):
                 raise outcome
             found[candidate.key] = result = self._taken(candidate, outcome)
             estimate.finished(weights[candidate.key])

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,7 +63,7 @@ def build(order: Order, candidate: Candidate, coming: Sequence[str] = ()) -> byt
             hint="install the same version everywhere",
         )
     store = Store(Path(order.results) if order.results else None)
-    if store.result(candidate.key) is not None:  # done before a worker or the whole run was killed
+    if store.has(candidate.key):  # done before a worker or the whole run was killed
         return store.path(candidate.key).read_bytes()
     seat = _seats.get(order) or _sit(order, store)
     seat.builder.desk.ask_about([*candidate.units, *coming])
@@ -87,8 +86,7 @@ def _sit(order: Order, store: Store) -> Seat:
     kernel.read_ahead()
     with contextlib.ExitStack() as stack:
         mine = stack.enter_context(desk.taken(prepare(kernel.files, NullMonitor())))
-        scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="rebootless-translate-"))
-        builder = Builder(kernel, mine, Path(scratch), max_units=order.max_units)
+        builder = Builder(kernel, mine, mine.scratch, max_units=order.max_units)
         _seats[order] = Seat(builder, store, stack.pop_all())
     return _seats[order]
 

@@ -27,7 +27,7 @@ from pathlib import Path
 
 from ..base.errors import RebootlessError
 from ..base.fs import atomic_write, cache_root
-from .model import KNOWLEDGE, Result, decoded, encoded
+from .model import KNOWLEDGE, Outcome, Result, decoded, encoded
 from .parts import Part
 
 # What decides on the outcome of a build; not who shows, tests or applies it.
@@ -80,6 +80,13 @@ class Store:
         except OSError:
             return None
         return found if found is not None and found.key == key else None
+
+    def has(self, key: str) -> bool:
+        """Whether all there is to know of a candidate can be read."""
+        result = self.result(key)
+        if result is None:
+            return False
+        return result.outcome is not Outcome.LIVE_PATCH or self.part(key) is not None
 
     def part(self, key: str) -> Part | None:
         """What a module needs of a candidate; None if there is nothing to link."""

@@ -41,8 +41,11 @@ def store(tmp_path: Path) -> Store:
 
 
 def test_what_is_put_comes_out(store: Store) -> None:
-    assert store.result(KEY) is None and store.part(KEY) is None
+    assert store.result(KEY) is None and store.part(KEY) is None and not store.has(KEY)
+    store.put(RESULT)
+    assert not store.has(KEY)  # a live patch, and nothing to link it from
     store.put(RESULT, PART)
+    assert store.has(KEY)
     assert store.result(KEY) == RESULT
     assert store.part(KEY) == PART
     assert unpacked(pack(RESULT, PART)) == RESULT
