@@ -53,8 +53,12 @@ MODULE_FLAGS = (*SECTION_FLAGS, "-g0")
 PAHOLE = "scripts/pahole-of-the-build"
 OBJTOOL_DELAYED = ("X86_KERNEL_IBT", "LTO_CLANG")  # delay-objtool in scripts/Makefile.lib
 OF_ONE_OBJECT = "is-single-obj-m"  # in scripts/Makefile.build
-# What Debian takes out of the configuration that it ships.
-HARMLESS = {"BUILD_SALT", "MODULE_SIG_ALL", "MODULE_SIG_KEY", "SYSTEM_TRUSTED_KEYS"}
+# What Debian takes out of the configuration that it ships; what tells of programs that sign; and
+# whether Rust is there, of which C code sees nothing.
+HARMLESS = re.compile(
+    r"BUILD_SALT|MODULE_SIG_(ALL|KEY)|SYSTEM_TRUSTED_KEYS|OPENSSL_SUPPORTS_\w+"
+    r"|RUST|RUSTC?_\w+|BINDGEN_\w+"
+)
 MISSING_KCONFIG = re.compile(r"can't open file \"([^\"]+)\"")
 SOURCED = re.compile(r'^\s*source\s+"([^"$]+)"', re.MULTILINE)
 KCONFIG_FILES = ("Kconfig", "crypto/Kconfig", "drivers/Kconfig", "lib/Kconfig.debug")
@@ -367,11 +371,11 @@ def _run_make(tree: Tree, target: str) -> None:
 def _compare_config(shipped: str, made: str, monitor: Monitor) -> None:
     """Warns about options that came out otherwise than shipped."""
     lines = [
-        {line for line in text.splitlines() if line.startswith(("CONFIG_", "# CONFIG_"))}
+        {line for line in text.splitlines() if line.startswith("CONFIG_")}  # no line, or: not set
         for text in (shipped, made)
     ]
-    changed = {re.sub(r"^(# )?CONFIG_(\w+).*", r"\2", line) for line in lines[0] ^ lines[1]}
-    if changed := changed - HARMLESS:
+    changed = {re.sub(r"^CONFIG_(\w+)=.*", r"\1", line) for line in lines[0] ^ lines[1]}
+    if changed := {name for name in changed if not HARMLESS.fullmatch(name)}:
         shown = " ".join(sorted(changed)[:8]) + (" ..." if len(changed) > 8 else "")
         monitor.emit(
             Warned(
