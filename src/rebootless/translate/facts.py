@@ -9,6 +9,7 @@ and *reworked* when only its body changes.
 from __future__ import annotations
 
 import re
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,6 +21,8 @@ from .model import Block, Change
 _CONDITION = re.compile(r"^\s*#\s*(if|ifdef|ifndef|endif|else|elif)\b")
 _MACRO_HEAD = re.compile(r"# ?define \w+(?:\([^)]*\))?")
 _ACCESS = re.compile(r"(?:\.|->)\s*([A-Za-z_]\w*)")
+_WORD = re.compile(r"[A-Za-z_]\w*")
+_VARIABLES = (What.DATA, What.CALL)
 SCOPED = (What.MACRO, What.TYPE)
 
 
@@ -47,6 +50,8 @@ class Piece:
     opens: int = 0
     conditions: int = 0
     is_include: bool = False
+    uses: frozenset[str] = frozenset()
+    around: frozenset[str] = frozenset()
 
     @property
     def defined(self) -> frozenset[str]:
@@ -102,10 +107,17 @@ class _Versions:
 
     def __init__(self, old: Source, new: Source) -> None:
         self.old, self.new = old, new
-        self.old_items = {item.key: item for item in old.items}
-        self.new_items = {item.key: item for item in new.items}
+        self.old_items = _by_key(old)  # several where each branch of an #if has one
+        self.new_items = _by_key(new)
         self.old_defines = {(i.what, n) for i in old.items for n in i.names}
         self.new_defines = {(i.what, n) for i in new.items for n in i.names}
+
+
+def _by_key(source: Source) -> dict[tuple[What, str], list[Item]]:
+    found: dict[tuple[What, str], list[Item]] = defaultdict(list)
+    for item in source.items:
+        found[item.key].append(item)
+    return found
 
 
 def _piece(
@@ -122,13 +134,13 @@ def _piece(
     inner: dict[str, str] = {}
     for item in new_items:
         gives |= {n for n in item.names if (item.what, n) not in versions.old_defines}
-        _compare(item, versions.old_items.get(item.key), alters, reworks)
+        _compare(item, versions.old_items.get(item.key, ()), alters, reworks)
     for item in old_items:
         takes |= {n for n in item.names if (item.what, n) not in versions.new_defines}
-        _compare(item, versions.new_items.get(item.key), alters, reworks)
+        _compare(item, versions.new_items.get(item.key, ()), alters, reworks)
     for item in _types(old_items, new_items):
-        old_inner = _inner(versions.old_items.get(item.key))
-        new_inner = _inner(versions.new_items.get(item.key))
+        old_inner = _inner(versions.old_items.get(item.key, ()))
+        new_inner = _inner(versions.new_items.get(item.key, ()))
         tag = item.names[0] if item.names else ""
         changed = {
             *((new_inner - old_inner) & says_new),
@@ -160,6 +172,8 @@ def _piece(
         _balance(after) - _balance(before),
         _conditions(after) - _conditions(before),
         bool(new_items) and not block.old and all(i.what is What.INCLUDE for i in new_items),
+        _uses(before, after, versions),
+        _around(versions.old, old_items) | _around(versions.new, new_items),
     )
 
 
@@ -173,25 +187,43 @@ def _types(old: Sequence[Item], new: Sequence[Item]) -> list[Item]:
     return list(found.values())
 
 
-def _inner(item: Item | None) -> frozenset[str]:
-    return frozenset(item.inner) if item is not None else frozenset()
+def _inner(items: Sequence[Item]) -> frozenset[str]:
+    return frozenset(name for item in items for name in item.inner)
 
 
-def _compare(item: Item, other: Item | None, alters: set[str], reworks: set[str]) -> None:
+def _compare(item: Item, others: Sequence[Item], alters: set[str], reworks: set[str]) -> None:
     """Notes whether an item that both versions have changes for those who use it."""
-    if other is None or not item.names:
+    if not others or not item.names:
         return
-    if item.what is What.MACRO:
-        heads = {(_MACRO_HEAD.match(i.header) or [i.header])[0] for i in (item, other)}
-        (alters if len(heads) > 1 else reworks).add(item.names[0])
-    elif item.what is What.FUNCTION:
-        (alters if item.header != other.header else reworks).add(item.names[0])
-    elif item.what in (What.DECLARATION, What.DATA) and _head(item) != _head(other):
+    is_same = any(_head(item) == _head(other) for other in others)
+    if item.what in (What.MACRO, What.FUNCTION):
+        (reworks if is_same else alters).add(item.names[0])
+    elif item.what in (What.DECLARATION, What.DATA) and not is_same:
         alters.update(item.names)
 
 
 def _head(item: Item) -> str:
-    return item.header.partition("=")[0].strip(" ;")
+    """What those who use an item go by."""
+    if item.what is What.MACRO:
+        return (_MACRO_HEAD.match(item.header) or [item.header])[0]
+    return item.header if item.what is What.FUNCTION else item.header.partition("=")[0].strip(" ;")
+
+
+def _around(source: Source, items: Sequence[Item]) -> frozenset[str]:
+    """The identifiers of the functions that a block is in."""
+    ranges = [source.code[i.first - 1 : i.last] for i in items if i.what is What.FUNCTION]
+    return frozenset[str]().union(*(csource.names("\n".join(lines)) for lines in ranges))
+
+
+def _uses(before: str, after: str, versions: _Versions) -> frozenset[str]:
+    """The file's own variables, and the members, that the lines use more or less than before."""
+    own = {n for what, n in versions.old_defines | versions.new_defines if what in _VARIABLES}
+    found: set[str] = set()
+    for pattern, allowed in ((_WORD, own), (_ACCESS, None)):
+        old, new = Counter(pattern.findall(before)), Counter(pattern.findall(after))
+        changed = {name for name in old.keys() | new.keys() if old[name] != new[name]}
+        found |= changed if allowed is None else changed & allowed
+    return frozenset(found)
 
 
 def _balance(code: str) -> int:

@@ -5,8 +5,12 @@ Two pieces belong together when
   2. one opens a brace, parenthesis or #if that another of the file closes;
   3. one gives, takes or alters a name that the changed lines of the other use (a new function, a
      removed field, another prototype);
-  4. one reworks the body of a function that the changed lines of the other use, near to it: what
-     the two of them do together may matter.
+  4. one reworks the body of a function that the changed lines of the other use, near to it, or
+     that is the file's own, and the changed function of the other calls: what the two of them do
+     together may matter;
+  5. both change how one file uses a variable of its own, or a member: a lock that is no longer
+     taken here, because something else is done there.
+Of 4 and 5 only what few pieces have in common counts: what many use is a common tool.
 
 Examples: a new member in a header and the assignment to it; a function that gets a parameter, and
 its callers. A name that stands for something else in the other file ties nothing: the text tells as
@@ -23,7 +27,7 @@ from dataclasses import dataclass
 from .csource import What
 from .facts import File, Piece
 
-MAX_REWORK_USERS = 6  # a function that more pieces use is a common tool, not half of a change
+MAX_USERS = 6
 EVERYWHERE = ("include/", "arch/x86/include/")
 
 
@@ -87,6 +91,7 @@ def split(files: Iterable[File]) -> tuple[Part, ...]:
     joined = _Joined(pieces)
     _within_files(pieces, joined)
     _by_names(pieces, by_path, joined)
+    _by_behaviour(pieces, by_path, joined)
     return joined.parts()
 
 
@@ -106,8 +111,8 @@ def _within_files(pieces: Sequence[Piece], joined: _Joined) -> None:
 
 
 def _by_names(pieces: Sequence[Piece], files: Mapping[str, File], joined: _Joined) -> None:
-    """Rules 3 and 4."""
-    wanted = frozenset(name for p in pieces for name in p.defined | p.reworks)
+    """Rule 3."""
+    wanted = frozenset(name for p in pieces for name in p.defined)
     old_users: dict[str, list[int]] = defaultdict(list)
     new_users: dict[str, list[int]] = defaultdict(list)
     takers: dict[str, list[int]] = defaultdict(list)
@@ -132,14 +137,36 @@ def _by_names(pieces: Sequence[Piece], files: Mapping[str, File], joined: _Joine
             for taker in takers[name]:
                 if _is_moved(name, piece, pieces[taker]):
                     joined.join(number, taker, _why(name, "moves", piece, pieces[taker]))
+
+
+def _by_behaviour(pieces: Sequence[Piece], files: Mapping[str, File], joined: _Joined) -> None:
+    """Rules 4 and 5."""
+    wanted = frozenset(name for p in pieces for name in p.reworks)
+    callers: dict[str, list[int]] = defaultdict(list)
+    users: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for number, piece in enumerate(pieces):
+        for name in (piece.says_old | piece.says_new | piece.around) & wanted:
+            callers[name].append(number)
+        for name in piece.uses:
+            users[piece.path, name].append(number)
+    for number, piece in enumerate(pieces):
         for name in sorted(piece.reworks):
-            users_of = sorted({*old_users[name], *new_users[name]} - {number})
-            if len(users_of) <= MAX_REWORK_USERS:
-                for user in users_of:
-                    if _is_near(piece, pieces[user]) and _is_meant(
-                        name, piece, pieces[user], files
-                    ):
+            found = [n for n in callers[name] if n != number and _follows(name, piece, pieces[n])]
+            if len(found) <= MAX_USERS:
+                for user in found:
+                    if _is_meant(name, piece, pieces[user], files):
                         joined.join(number, user, _why(name, "is changed", piece, pieces[user]))
+    for (path, name), found in sorted(users.items()):
+        if len(found) <= MAX_USERS:
+            joined.join_all(found, f"{path}: what is done with '{name}' changes in both")
+
+
+def _follows(name: str, piece: Piece, user: Piece) -> bool:
+    """Whether a piece may depend on how a function works that another piece changes."""
+    if name in piece.local and piece.path == user.path:
+        return True
+    is_said = name in user.says_old or name in user.says_new
+    return is_said and posixpath.dirname(piece.path) == posixpath.dirname(user.path)
 
 
 def _is_meant(name: str, piece: Piece, user: Piece, files: Mapping[str, File]) -> bool:
@@ -154,7 +181,7 @@ def _is_meant(name: str, piece: Piece, user: Piece, files: Mapping[str, File]) -
     if name in piece.inner:
         knows_type = piece.inner[name] in file.old_names | file.new_names
         is_unusual = "_" in name and name not in file.old_names
-        return is_unusual or (knows_type and name in user.accesses)
+        return sum((is_unusual, knows_type, name in user.accesses)) > 1
     return name not in piece.gives or name not in file.old_names
 
 
@@ -175,10 +202,6 @@ def _is_seen(path: str, user: str) -> bool:
     one, other = posixpath.dirname(path), posixpath.dirname(user)
     shared = posixpath.commonpath([one, other]) if one and other else ""
     return path.endswith(".c") or shared.count("/") >= min(1, one.count("/"))
-
-
-def _is_near(piece: Piece, user: Piece) -> bool:
-    return posixpath.dirname(piece.path) == posixpath.dirname(user.path)
 
 
 def _why(name: str, what: str, piece: Piece, user: Piece) -> str:

@@ -135,6 +135,29 @@ def test_a_static_function_is_nobody_elses() -> None:
     assert len(found) == 2
 
 
+def test_a_function_that_works_otherwise_takes_its_changed_callers_along() -> None:
+    edits = {"return 1;": "return 2;", "return other() + x;": "return other() - x;"}
+    assert len(parts(("x/u.c", UNIT, edits))) == 1
+    edits = {"return 1;": "return 2;", "if (FOO_MAX(n))": "if (!FOO_MAX(n))"}
+    assert len(parts(("x/u.c", UNIT, edits))) == 2
+
+
+def test_a_variable_that_is_used_otherwise_in_two_places() -> None:
+    edits = {"return f->a + count;": "return f->a;", "return 1;": "return count;"}
+    (found,) = parts(("x/u.c", UNIT, edits))
+    assert found.reasons == ("x/u.c: what is done with 'count' changes in both",)
+
+
+def test_a_type_that_each_branch_of_a_condition_has() -> None:
+    header = "#ifdef A\nstruct t {\n\tint ref;\n};\n#else\nstruct t {\n\tint x;\n};\n#endif\n"
+    user = "int f(struct t *t)\n{\n\treturn t->ref++;\n}\n"
+    (found,) = parts(
+        ("x/t.h", header, {"int ref;": "atomic_t ref;"}),
+        ("x/f.c", user, {"t->ref++": "atomic_inc(&t->ref)"}),
+    )
+    assert found.paths == ("x/f.c", "x/t.h")
+
+
 def test_a_half_of_a_condition_is_not_left_alone() -> None:
     edits = {
         "static int other(void)": "#ifdef CONFIG_X\nstatic int other(void)",

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
+from ...base.words import counted
 from ..options import DIRECTORY, verb
 from ..output import Facts, Output, Page
 
 SHOWN = 25
+CVES = {  # the counter of CVEs for each outcome
+    "live-patch": "cves_covered",
+    "no-effect": "cves_unaffected",
+    "reboot": "cves_reboot",
+    "failed": "cves_failed",
+}
 
 
 @verb
@@ -73,28 +81,33 @@ def command(
 
 
 def render(page: Page, facts: Facts) -> None:
-    """The totals, then the parts that need a person or a reboot."""
-    update = facts["plan"]["update"]
+    """The totals, the causes, then the parts that need a person or a reboot."""
+    update, found = facts["plan"]["update"], facts["totals"]
     page.pairs(
         [
             ("update", f"{update['old_version']} -> {update['new_version']}"),
             ("kernel", update["release"]),
-            ("files", facts["plan"]["files"]),
-            ("parts", len(facts["results"])),
+            ("files", f"{found['files']} changed, {found['files_compiled']} for this kernel"),
+            ("functions", found["functions"]),
             ("known before", facts["known_before"]),
-            *facts["outcomes"].items(),
             ("bundle", facts["bundle"]),
             ("tested together", facts["tested_together"]),
-            ("CVEs covered", f"{facts['totals']['cves_covered']} of {facts['totals']['cves']}"),
             ("report", facts["page"]),
         ]
     )
+    parts, units = found["candidates_by_outcome"], found["units_by_outcome"]
+    rows = [(o, parts[o], units[o], found[counter]) for o, counter in CVES.items()]
+    page.table(["outcome", "parts", "units", "CVEs"], rows)
+    if found["cves_unplaced"]:
+        page.line(f"{counted(found['cves_unplaced'], 'CVE')} could not be tied to a part")
+    causes = Counter((r["outcome"], r["cause"]) for r in facts["results"] if r["cause"])
+    page.table(["cause", "outcome", "parts"], [(c, o, n) for (o, c), n in causes.most_common()])
     titles = {c["key"]: c["title"] for c in facts["plan"]["candidates"]}
-    rows = [
+    open_ones = [
         (titles[r["key"]], r["outcome"], r["cause"], r["message"].partition("\n")[0])
         for r in facts["results"]
         if r["outcome"] in ("reboot", "failed")
     ]
-    page.table(["part", "outcome", "cause", "why"], rows[:SHOWN])
-    if len(rows) > SHOWN:
-        page.line(f"and {len(rows) - SHOWN} more: see the report")
+    page.table(["part", "outcome", "cause", "why"], open_ones[:SHOWN])
+    if len(open_ones) > SHOWN:
+        page.line(f"and {len(open_ones) - SHOWN} more: see the report")
