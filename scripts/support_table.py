@@ -29,7 +29,8 @@ patch (`src/rebootless/examples/proc_version.patch`) was built, proven to fit th
 applied in QEMU while the guest was busy, seen to work, taken out again, and the kernel's code
 compared with what it was before.
 
-✔ all of this passed · ✘ something failed · – not possible here; the reasons are below.
+✔ all of this passed · ✘ something failed · – not possible here; the reasons are below ·
+empty: not tried yet.
 """
 STEPS_TEXT = """\
 **build**: only the file that the patch touches was compiled. **match**: how many functions of that
