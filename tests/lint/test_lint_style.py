@@ -32,6 +32,7 @@ PUBLIC = [
     "doctor",
     "engine_build",
     "engine_load",
+    "engine_remove",
     "engine_status",
     "engine_unload",
     "explain",

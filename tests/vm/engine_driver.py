@@ -1,5 +1,6 @@
-"""Runs in a guest, before a test's own script: the command line, once per forked child.
+"""Runs in a guest: what a test's scripts use, and what runs these; the command line, in children.
 
+    serve()                          runs scripts, for ever; each in a child
     cli(words, dies_after=N)         the child is killed after its Nth change to the kernel
     cli(words, interrupted=True)     it gets Ctrl-C while it waits for a transition
     cli(words, user=N)               it is not root
@@ -15,12 +16,48 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from pathlib import Path
 
 from rebootless.__main__ import main
 from rebootless.engine.local import LocalMachine
 
 NEVER = "--signal never"
+SCRIPT, OUTPUT, STATUS = (Path("/lab", name) for name in ("script.py", "output", "status"))
+
+
+def serve() -> None:
+    """Runs the scripts that come, one after the other, with all modules imported already.
+
+    To import them takes an emulated machine seconds, which a child need not spend again.
+    """
+    while True:
+        if not SCRIPT.exists():
+            time.sleep(0.05)
+            continue
+        text = SCRIPT.read_text()
+        SCRIPT.unlink()
+        child = os.fork()
+        if child == 0:
+            _run(text)
+        ended = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        STATUS.with_suffix(".new").write_text(str(ended))
+        STATUS.with_suffix(".new").rename(STATUS)
+
+
+def _run(text: str) -> None:
+    out = os.open(OUTPUT, os.O_CREAT | os.O_TRUNC | os.O_WRONLY)
+    os.dup2(out, 1)
+    os.dup2(out, 2)
+    status = 1
+    try:
+        exec(compile(text, "script", "exec"), globals())
+        status = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        os._exit(status)
 
 
 def cli(words: str, *, dies_after: int = 0, interrupted: bool = False, user: int = 0) -> dict:

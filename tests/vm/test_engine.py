@@ -213,25 +213,31 @@ def test_forced_transitions_end_and_a_forced_undo_leaves_the_module(boot, patche
             patching.apply(lab.machine, patches["rl_sleep"])
 
 
-def test_modules_disabled(boot, patches):
-    with boot() as lab:
+def refused_load(lab, patches, core_module: bytes, reason: str) -> set[str]:
+    """The hints of a load that is refused, with and without the core module."""
+    hints = set()
+    for options in ({}, {"engine": "atomic", "core_module": core_module}):
+        name = "rebootless_core" if options else "rl_cmdline"
+        with pytest.raises(KernelRefusedError, match=f"module {name}: {reason}") as caught:
+            patching.apply(lab.machine, patches["rl_cmdline"], **options)
+        hints.add(caught.value.hint or "")
+        assert lab.guest.check("cat /proc/modules") == ""
+    return hints
+
+
+def test_kernels_that_take_no_module(boot, patches, core_module):
+    """Each of these can be switched on and not off, and the later ones come before the others."""
+    with boot(core=True) as lab:
+        for mode in ("integrity", "confidentiality"):
+            lab.guest.check(f"echo {mode} >/sys/kernel/security/lockdown")
+            reason = rf"the kernel is locked down .mode {mode}.*EPERM"
+            (hint,) = refused_load(lab, patches, core_module, reason)
+            assert "sign the module" in hint
+        lab.guest.check("echo 1 >/sys/module/module/parameters/sig_enforce")
+        reason = "the kernel takes only modules signed with a key.*EKEYREJECTED"
+        (hint,) = refused_load(lab, patches, core_module, reason)
+        assert "sign the module" in hint
         lab.guest.check("echo 1 >/proc/sys/kernel/modules_disabled")
-        with pytest.raises(KernelRefusedError, match=r"modules_disabled=1.*EPERM"):
-            patching.apply(lab.machine, patches["rl_cmdline"])
-
-
-def test_lockdown(boot, patches):
-    with (
-        boot(cmdline="lockdown=integrity") as lab,
-        pytest.raises(KernelRefusedError, match=r"locked down .mode integrity.*EPERM") as caught,
-    ):
-        patching.apply(lab.machine, patches["rl_cmdline"])
-    assert "sign the module" in (caught.value.hint or "")
-
-
-def test_enforced_signatures(boot, patches):
-    with (
-        boot(cmdline="module.sig_enforce=1") as lab,
-        pytest.raises(KernelRefusedError, match=r"only modules signed with a key.*EKEYREJECTED"),
-    ):
-        patching.apply(lab.machine, patches["rl_cmdline"])
+        reason = "module loading was switched off for good.*modules_disabled=1.*EPERM"
+        (hint,) = refused_load(lab, patches, core_module, reason)
+        assert "reboot" in hint

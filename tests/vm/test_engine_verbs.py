@@ -27,7 +27,13 @@ pytestmark = pytest.mark.vm
 HERE = Path(__file__).parent
 SEARCH = (guest_python.SOURCES, Path(click.__file__).parents[1])
 VERBS = ("apply", "boot", "doctor", "engine", "install", "list", "status", "undo", "uninstall")
-LAZY = "encodings.cp437, importlib.resources.readers, importlib.readers, subprocess"
+MODULES = ", ".join(
+    (
+        *("encodings.cp437", "importlib.resources.readers", "importlib.readers", "subprocess"),
+        *("rebootless.__main__", "rebootless.pipeline.running", "rebootless.pipeline.cores"),
+        *(f"rebootless.cli.verbs.{verb}" for verb in VERBS),
+    )
+)
 SHOW = "\t\tutsname()->version);\n"
 NULL_READ = "\tif (unlikely(total_len == 0))\n\t\treturn 0;\n"
 READ = NULL_READ.replace("== 0", "== 4242424242").replace("return 0", "return -EINVAL")
@@ -89,22 +95,33 @@ def with_other_cores(path: Path, release: str, folder: Path) -> dict[str, Path]:
     return found
 
 
+START = f"""
+import sys
+sys.path[:0] = {[guest_python.in_guest(n) for n in range(len(SEARCH))]!r}
+sys.argv[0] = "/usr/bin/rebootless"
+sys.path.append("/lab")
+import {MODULES}
+import engine_driver
+engine_driver.serve()
+"""
+
+
 class Shell:
-    """Runs a Python text in the guest, after the driver's."""
+    """Runs a Python text in the guest, in a child of the driver."""
 
     def __init__(self, guest: Guest, python: str) -> None:
         self.guest = guest
-        self.start = f"{python} -I -S -B /lab/script.py"
+        self.server = guest.background(f"exec {python} -I -S -B /lab/start.py >/dev/console 2>&1")
 
     def run(self, script: str, **values: object) -> str:
         given = "".join(f"{name} = {value!r}\n" for name, value in values.items())
-        driver = (HERE / "engine_driver.py").read_text()
-        paths = [guest_python.in_guest(n) for n in range(len(SEARCH))]
-        head = f"import sys\nsys.path[:0] = {paths!r}\nsys.argv[0] = '/usr/bin/rebootless'\n"
-        driver = driver.replace("from __future__ import annotations\n", "")
-        text = f"from __future__ import annotations\n{head}{driver}\n{given}\n{script}"
-        self.guest.put_file(text.encode(), "/lab/script.py")
-        answer = self.guest.run(self.start, timeout=600)
+        self.guest.put_file(f"{given}\n{script}".encode(), "/lab/next.py")
+        answer = self.guest.run(
+            "rm -f /lab/status; mv /lab/next.py /lab/script.py;"
+            f" until [ -e /lab/status ]; do [ -e /proc/{self.server} ] || exit; usleep 50000; done;"
+            " cat /lab/output; exit $(cat /lab/status)",
+            timeout=600,
+        )
         print(answer.output)
         assert answer.status == 0, answer.output + self.guest.run("dmesg | tail -20").output
         return answer.output
@@ -114,13 +131,13 @@ class Shell:
 def shell(
     bundles: dict[str, Path], stock_kernel: KernelFiles, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Shell]:
-    verbs = ", ".join(f"rebootless.cli.verbs.{verb}" for verb in VERBS)
-    modules = f"{LAZY}, rebootless.__main__, rebootless.pipeline.running, rebootless.pipeline.cores"
-    python, files = guest_python.python_files(f"{modules}, {verbs}", search=SEARCH)
+    python, files = guest_python.python_files(MODULES, search=SEARCH)
     unit = guest_python.SOURCES / "rebootless/engine/units/rebootless.service"
     files |= {
         guest_python.guest_path(unit): (unit.read_bytes(), 0o644),
         "/usr/bin/rebootless": (b"#!/bin/sh\n", 0o755),
+        "/lab/start.py": (START.encode(), 0o644),
+        "/lab/engine_driver.py": ((HERE / "engine_driver.py").read_bytes(), 0o644),
         **{f"/lab/{n}.rlp": (path.read_bytes(), 0o644) for n, path in bundles.items()},
         "/lab/core.ko": (archive.read(bundles["rl_one"]).core or b"", 0o644),
     }
@@ -320,7 +337,13 @@ assert "loaded already" in refused("engine load", "state")
 ok("engine unload")
 ok("apply /lab/core_none.rlp --engine atomic")  # with the one that was installed
 ok("undo rl_one")
-kept.unlink()
+ok("install /lab/core_none.rlp --engine atomic")
+assert "uninstall rl_one" in refused("engine remove", "state")
+ok("uninstall rl_one")
+assert ok("engine")["core"]["installed"] == str(kept)
+assert ok("engine remove")["removed"] == str(kept) and not kept.exists()
+assert f"no core module is installed for {os.uname().release}" in refused("engine remove", "state")
+assert ok("engine")["core"] == {**ok("engine")["core"], "loaded": True, "installed": ""}
 """
 
 
@@ -384,7 +407,9 @@ def test_the_test_in_qemu_uses_the_engine_that_is_asked_for(
 ) -> None:
     check = tmp_path / "check"
     check.write_text("grep -q one /proc/version\n")
-    report = pipeline.test(bundles["rl_one"], check=check, engine="atomic", workload=False)
+    report = pipeline.test(
+        bundles["rl_one"], check=check, engine="atomic", workload=False, verify=False
+    )
     assert report.verdict == "passed", report.reason
     (step,) = [s for s in report.steps if s.name == "apply rl_one"]
     assert step.detail.startswith("engine atomic")

@@ -9,8 +9,9 @@ import pytest
 
 from rebootless.engine.checks import Wanted
 from rebootless.engine.status import PatchedFunction
+from rebootless.lab.plan import Scenario
 from rebootless.lab.report import TestReport
-from rebootless.lab.scenario import Scenario, run
+from rebootless.lab.scenario import run
 
 pytestmark = pytest.mark.vm
 

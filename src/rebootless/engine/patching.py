@@ -63,12 +63,14 @@ class Undone:
 
     `still_redirected` are functions whose beginning is as it was while the patch was in force, and
     nobody else has a hold on them: it should be empty. It is where memory may not be read.
+    `compared` is what comparing all code with the shipped image found, if that was done.
     """
 
     name: str
     transition: Transition | None
     remains: tuple[str, ...] = field(default=())
     still_redirected: tuple[str, ...] = ()
+    compared: restored.Comparison | None = None
 
 
 def apply(

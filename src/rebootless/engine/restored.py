@@ -1,7 +1,7 @@
 """Right after an undo: does any function of the patch still lead to it?
 
 Needs no image: the beginning of each function is looked at while the patch is in force, and again
-afterwards. `rebootless verify` compares all code with the shipped image.
+afterwards. Where the image is at hand, all code is compared with it as well (`Comparison`).
 """
 
 from __future__ import annotations
@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from ..base.words import counted
 from . import text
 from .machine import Machine
 from .status import LivePatch, PatchedFunction
 
+SHOWN = 5  # differences
 BRANCHES = (0xE8, 0xE9)  # call, jmp
 PLACES = (0, 4, 5, 9)  # where a redirection may be: at the entry, behind endbr64, behind the fentry
 
@@ -23,6 +25,31 @@ class Entries:
 
     places: tuple[text.Place, ...]
     codes: Mapping[PatchedFunction, bytes]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What became of comparing all code of a kernel with the shipped image.
+
+    `clean` is None when it could not be compared; `why` tells the reason then. `differences` are
+    functions with offsets; `seconds` is how long it took.
+    """
+
+    clean: bool | None
+    differences: tuple[str, ...] = ()
+    seconds: float = 0.0
+    why: str = ""
+
+    @property
+    def text(self) -> str:
+        """One line for people."""
+        if self.clean is None:
+            return f"not compared with the shipped image: {self.why}"
+        if self.clean:
+            return f"as shipped ({self.seconds:.1f} s)"
+        shown = ", ".join(self.differences[:SHOWN]) + (", ..." if self.differences[SHOWN:] else "")
+        told = counted(len(self.differences), "difference")
+        return f"{told} from the shipped image ({self.seconds:.1f} s): {shown}"
 
 
 def look(machine: Machine, patch: LivePatch) -> Entries:

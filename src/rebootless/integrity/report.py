@@ -8,6 +8,8 @@ from typing import Any
 from .compare import Verdict
 from .examine import Skipped
 
+KERNEL = "vmlinux"
+
 
 @dataclass(frozen=True)
 class Report:
@@ -23,6 +25,15 @@ class Report:
     def clean(self) -> bool:
         """Whether nothing differs that is not accounted for."""
         return not any(verdict.differences for verdict in self.verdicts)
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """Where code differs: function and offset, with the module's name."""
+        return tuple(
+            f"{d.function or '?'}+{d.offset:#x}" + (f" ({d.object})" if d.object != KERNEL else "")
+            for v in self.verdicts
+            for d in v.differences
+        )
 
     def as_json(self) -> dict[str, Any]:
         """The report as JSON-able values; code is hex."""

@@ -1,7 +1,8 @@
 """The test of a live patch on its very kernel: one fixed sequence over given pieces.
 
     boot → the flaw shows → apply under load → redirected → the flaw is gone → (modules loaded
-    late) → undo → code as before → the flaw shows again → kernel log clean, never rebooted
+    late) → undo → code as before → (all code as shipped) → the flaw shows again → kernel log clean,
+    never rebooted
 
 A check is a shell text that ends with status 0 exactly if the fix is in force.
 """
@@ -9,68 +10,25 @@ A check is a shell text that ends with status 0 exactly if the fix is in force.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
 
 from ..base.errors import RebootlessError, TestFailedError
 from ..base.events import Monitor, NullMonitor, stage
 from ..base.words import counted
 from ..engine import core, modinfo, patching, text
-from ..engine.base import AUTO
 from ..engine.checks import Wanted
 from ..engine.machine import build_id, read_text, release
 from ..engine.status import PatchedFunction, livepatches
-from ..engine.transition import Policy
 from .guest import Guest
-from .image import GuestImage, ModuleStore, module_path
+from .image import ModuleStore, module_path
 from .machine import LOAD_TIMEOUT, GuestMachine
+from .plan import CHECK, DISK_MODULES, Scenario, config_of, image_of, make_disk, patch_path
 from .report import FAILED, OK, SKIPPED, Finding, Step, TestReport, findings
-from .vm import Vm, VmConfig
+from .vm import Vm
 
-CHECK = "/lab/check"
 NO_CHECK = "no check was given"
 HALTED_AFTER = 60.0  # seconds without a round: far more than the busiest host's guest takes for one
-
-
-@dataclass(frozen=True)
-class Scenario:
-    """The pieces of a test.
-
-    `patches` are live patch modules in the order to apply; `load_before` and `load_late` are
-    kernel modules to load before the first is applied and after the last is; `more_modules` are
-    files of such that `modules_dir` does not have; unless they `must_load`, those that find no
-    hardware in the guest are left out. A check has to fail before and after unless told otherwise
-    (`fails_before`, `fails_after`); with `load_late` it is not run before, since what it checks is
-    not there. `allowed` are regular expressions for lines
-    of the kernel log that are no failure. `engine` applies the patches, with the core module
-    `core` if it needs that. Times are in seconds.
-    """
-
-    kernel: Path
-    patches: tuple[bytes, ...]
-    modules_dir: Path | None = None
-    more_modules: tuple[Path, ...] = ()
-    check: str = ""
-    fails_before: bool = True
-    fails_after: bool = True
-    load_before: tuple[str, ...] = ()
-    load_late: tuple[str, ...] = ()
-    must_load: bool = True
-    workload: bool = True
-    workload_seconds: float = 2.0
-    undo: bool = True
-    wanted: Wanted = field(default_factory=Wanted)
-    engine: str = AUTO
-    core: bytes | None = None
-    policy: Policy = field(default_factory=Policy)
-    files: Mapping[str, tuple[bytes, int]] = field(default_factory=dict)
-    allowed: tuple[str, ...] = ()
-    cmdline: str = ""
-    cpus: int = 2
-    memory_mib: int = 512
-    boot_timeout: float = 120.0
-    check_timeout: float = 60.0
 
 
 def run(scenario: Scenario, log: Path, monitor: Monitor | None = None) -> TestReport:
@@ -98,10 +56,12 @@ class _Test:
         self.monitor = monitor
         self.infos = [modinfo.parse(blob, name="the patch") for blob in scenario.patches]
         self.names = [info.name for info in self.infos]
-        self.vm = Vm(_config(scenario), _image(scenario, self.names), log)
+        self.disk = make_disk(scenario, log)
+        self.vm = Vm(config_of(scenario, self.disk), image_of(scenario, self.names, self.disk), log)
         self.guest = Guest(self.vm)
         stored = (*self.names, core.MODULE) if scenario.core else self.names
-        self.machine = GuestMachine(self.guest, {name: _patch_path(name) for name in stored})
+        paths = {name: patch_path(name) for name in stored}
+        self.machine = GuestMachine(self.guest, paths, self.disk)
         self.steps: list[Step] = []
         self.states: list[str] = []
         self.findings: tuple[Finding, ...] = ()
@@ -149,6 +109,14 @@ class _Test:
         for name in reversed(self.names):
             self.step(f"undo {name}", lambda n=name: self.undo(n))  # type: ignore[misc]
         self.step("code as before", self.verify_restored)
+        self.step(
+            "all code as shipped",
+            self.compare,
+            self.disk is not None,
+            skipped=f"the kernel has no {DISK_MODULES[-1]}, and memory is read by that"
+            if plan.compare
+            else "",
+        )
         self.step(
             "check after",
             lambda: self.check(expect=not plan.fails_after),
@@ -298,6 +266,13 @@ class _Test:
         self.restored = True
         return f"{counted(len(now), 'function')} compared byte by byte"
 
+    def compare(self) -> str:
+        assert self.scenario.compare is not None  # there is a disk for it
+        found = self.scenario.compare(self.machine)
+        if found.clean is False:
+            raise TestFailedError(f"the kernel's code: {found.text}")
+        return found.text
+
     def verify_workload(self) -> str:
         first = self.guest.workload_rounds()
         deadline = time.monotonic() + HALTED_AFTER
@@ -344,6 +319,8 @@ class _Test:
             console = self.vm.console()
             self.findings = findings(console, before=self.log_before, allowed=self.scenario.allowed)
         self.vm.stop()
+        if self.disk is not None:
+            self.disk.unlink(missing_ok=True)
 
     def report(self, reason: str) -> TestReport:
         return TestReport(
@@ -361,32 +338,3 @@ class _Test:
             restored=self.restored,
             console_log=str(self.vm.log),
         )
-
-
-def _patch_path(name: str) -> str:
-    return f"/lab/patches/{name}.ko"
-
-
-def _config(plan: Scenario) -> VmConfig:
-    return VmConfig(
-        plan.kernel,
-        memory_mib=plan.memory_mib,
-        cpus=plan.cpus,
-        cmdline=plan.cmdline,
-        boot_timeout=plan.boot_timeout,
-    )
-
-
-def _image(plan: Scenario, names: list[str]) -> GuestImage:
-    files = dict(plan.files)
-    files[CHECK] = (plan.check.encode(), 0o755)
-    for name, blob in zip(names, plan.patches, strict=True):
-        files[_patch_path(name)] = (blob, 0o644)
-    if plan.core is not None:
-        files[_patch_path(core.MODULE)] = (plan.core, 0o644)
-    return GuestImage(
-        plan.modules_dir,
-        carry=(*plan.load_before, *plan.load_late),
-        more_modules=plan.more_modules,
-        files=files,
-    )

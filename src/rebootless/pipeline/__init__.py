@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .artifact import BuildResult
     from .building import build
-    from .cores import engine_build, engine_load, engine_status, engine_unload
+    from .cores import engine_build, engine_load, engine_remove, engine_status, engine_unload
     from .demonstrating import demo
     from .explaining import explain
     from .external import ExternalModule
@@ -44,6 +44,7 @@ __all__ = [
     "doctor",
     "engine_build",
     "engine_load",
+    "engine_remove",
     "engine_status",
     "engine_unload",
     "explain",
@@ -68,7 +69,7 @@ __all__ = [
 _HOMES = {
     "artifact": ("BuildResult",),
     "building": ("build",),
-    "cores": ("engine_build", "engine_load", "engine_status", "engine_unload"),
+    "cores": ("engine_build", "engine_load", "engine_remove", "engine_status", "engine_unload"),
     "demonstrating": ("demo",),
     "explaining": ("explain",),
     "external": ("ExternalModule",),

@@ -6,11 +6,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..base.errors import CompileError, NotFoundError
+from ..base.errors import CompileError, NotFoundError, StateError
 from ..base.events import Monitor, NullMonitor, Warned
+from ..bundle import archive
 from ..engine import boot as boot_store
 from ..engine import choose
 from ..engine import core as core_engine
+from ..engine.base import AUTO
 from ..engine.local import LocalMachine
 from ..engine.machine import Machine, release
 from ..engine.probe import probe
@@ -84,6 +86,31 @@ def engine_load(
         path = Path(engine_build(running, machine=machine, monitor=monitor)["path"])
     core_engine.load(machine, path)
     return engine_status(machine=machine, root=root)
+
+
+def engine_remove(
+    kernel: str | None = None, *, root: Path = Path("/"), machine: Machine | None = None
+) -> dict[str, Any]:
+    """Removes the core module that was installed for a kernel (by default the running one).
+
+    One that is loaded stays loaded. Raises StateError when there is none, or a bundle that is
+    installed for the kernel has no other.
+    """
+    wanted = kernel or release(machine or LocalMachine())
+    needing = [
+        item.name
+        for item in boot_store.installed(release=wanted, root=root)
+        if item.engine != AUTO
+        and choose.by_name(item.engine).needs_core
+        and archive.read(item.path).core is None
+    ]
+    if needing and boot_store.core_path(wanted, root) is not None:
+        raise StateError(
+            f"{', '.join(needing)} cannot be applied at boot without the core module",
+            hint=f"`rebootless uninstall {needing[0]}` first",
+        )
+    gone = boot_store.remove_core(wanted, root=root)
+    return {"schema": 1, "release": wanted, "removed": str(gone)}
 
 
 def engine_unload(*, machine: Machine | None = None) -> dict[str, Any]:

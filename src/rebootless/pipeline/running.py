@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from ..engine.status import livepatches as present_patches
 from ..engine.status import status as machine_status
 from ..engine.transition import SIGNAL_AFTER, OnTimeout, Policy
 from ..lab.report import verdict_of
+from .comparing import compare
 
 DEFAULT_WAIT = 60.0
 
@@ -97,11 +98,14 @@ def undo(
     wait: float = DEFAULT_WAIT,
     signal_after: float | None = SIGNAL_AFTER,
     on_timeout: str = "reverse",
+    verify: bool = True,
     machine: Machine | None = None,
     monitor: Monitor | None = None,
 ) -> Undone:
     """Takes an applied patch off and removes its module; `name` may leave out rebootless_.
 
+    With `verify` all code of the kernel is compared with the shipped image afterwards, where that
+    is installed or cached (some seconds): `Undone.compared` is what came of it.
     Raises StateError when it is not applied, StalledError when tasks hold the transition.
     """
     monitor = monitor or NullMonitor()
@@ -109,7 +113,8 @@ def undo(
     policy = policy_of(wait, signal_after, on_timeout, force=False)
     name = naming.full_name(name, [p.name for p in present_patches(machine)])
     with stage(monitor, "undo", f"Undoing {name}"):
-        return patching.undo(machine, name, policy=policy, monitor=monitor)
+        undone = patching.undo(machine, name, policy=policy, monitor=monitor)
+    return replace(undone, compared=compare(machine, monitor)) if verify else undone
 
 
 def status(*, verbose: bool = False, machine: Machine | None = None) -> dict[str, Any]:

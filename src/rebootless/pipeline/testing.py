@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from ..base.errors import NotFoundError, WrongKernelError
@@ -11,12 +11,16 @@ from ..base.fs import read_text
 from ..bundle import archive
 from ..bundle.manifest import Manifest
 from ..engine.base import AUTO
+from ..engine.machine import Machine
+from ..engine.restored import Comparison
 from ..kernel.image import load as load_image
 from ..kernel.modules import find_module, load_module, module_name
+from ..lab.plan import Scenario
 from ..lab.report import TestReport
-from ..lab.scenario import Scenario, run
+from ..lab.scenario import run
 from ..module.resolve import VMLINUX
 from ..provider.base import GivenKernel, KernelFiles
+from .comparing import compare
 from .external import INSTALLED
 from .kernel import find
 from .running import wanted_of
@@ -29,6 +33,7 @@ def test(
     expect_before: str = "fail",
     workload: bool = True,
     engine: str = AUTO,
+    verify: bool = True,
     modules: Sequence[Path] = (),
     local: GivenKernel | None = None,
     monitor: Monitor | None = None,
@@ -36,11 +41,12 @@ def test(
     """Boots the bundle's kernel in QEMU, applies the bundle under load, and undoes it.
 
     `check` is a shell script that must fail before (unless `expect_before` is "pass"), pass while
-    the patch is applied, and after the undo do as before. `engine` is 'auto' or a name. The
-    report becomes the bundle's test.log; the guest's console is kept beside the bundle. A failed
-    test is a report with the verdict 'failed', not an exception. `modules` are files of out-of-tree
-    modules that it patches (default: those in lib/modules/RELEASE). Raises BundleError,
-    NotFoundError, WrongKernelError.
+    the patch is applied, and after the undo do as before. `engine` is 'auto' or a name. With
+    `verify` all code is compared with the shipped image after the undo. The report becomes the
+    bundle's test.log; the guest's console is kept beside the bundle. A failed test is a report with
+    the verdict 'failed', not an exception. `modules` are files of out-of-tree modules that it
+    patches (default: those in lib/modules/RELEASE). Raises BundleError, NotFoundError,
+    WrongKernelError.
     """
     monitor = monitor or NullMonitor()
     content = archive.read(bundle)
@@ -52,6 +58,7 @@ def test(
         fails_without=expect_before == "fail",
         workload=workload,
         engine=engine,
+        verify=verify,
         more_modules=_external_modules(content.manifest, files, modules),
     )
     return run_and_record(scenario, bundle, content, monitor)
@@ -75,6 +82,7 @@ def scenario_of(
     workload: bool = True,
     late: bool = False,
     engine: str = AUTO,
+    verify: bool = False,
     more_modules: tuple[Path, ...] = (),
     extra_modules: tuple[str, ...] = (),
     extra_files: Mapping[str, tuple[bytes, int]] | None = None,
@@ -108,7 +116,15 @@ def scenario_of(
         wanted=wanted_of(manifest),
         engine=engine,
         core=content.core,
+        compare=_comparison(kernel) if verify else None,
         files=extra_files or {},
+    )
+
+
+def _comparison(kernel: KernelFiles) -> Callable[[Machine], Comparison]:
+    """Compares a guest with the kernel's own files."""
+    return lambda machine: compare(
+        machine, NullMonitor(), image=kernel.image, modules=kernel.modules
     )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from ..base.errors import NotFoundError
 from ..base.events import Monitor, NullMonitor, stage
 from ..base.fs import cache_root
 from ..base.words import counted
@@ -18,7 +17,7 @@ from ..kernel.image import load as load_image
 from ..kernel.kallsyms import load_or_decode
 from ..kernel.modules import ModuleImage, load_module, module_files, module_name
 from ..kernel.symbols import SymbolIndex
-from ..provider.installed import installed_kernel
+from .shipped import find_files
 
 
 def verify(
@@ -57,24 +56,6 @@ def verify(
         report = Report(running, loaded.build_id, tuple(verdicts), tuple(skipped), seconds)
         shown.result = counted(sum(len(v.differences) for v in verdicts), "difference")
     return report
-
-
-def find_files(running: str, image: Path | None, modules: Path | None) -> tuple[Path, Path | None]:
-    """The image and the modules of a release; what is given wins. Raises NotFoundError."""
-    installed = installed_kernel(running)
-    cached = cache_root() / "kernels" / running / "image"
-    image = image or installed.image
-    if image is None and (cached / "vmlinuz").is_file():
-        image = cached / "vmlinuz"
-    if image is None:
-        raise NotFoundError(
-            f"the image of {running} is not installed and not in the cache",
-            hint=f"`rebootless kernels fetch {running}` gets it, or give it with --image",
-        )
-    modules = modules or installed.modules
-    if modules is None and (cached / "lib/modules" / running).is_dir():
-        modules = cached / "lib/modules" / running
-    return image, modules
 
 
 def finder(modules: Path | None) -> Callable[[str], ModuleImage | None]:

@@ -16,6 +16,7 @@ import pytest
 
 import rebootless
 from rebootless import pipeline
+from rebootless.__main__ import main
 from rebootless.bundle.archive import create, read, with_test_log, write
 from rebootless.bundle.manifest import Manifest, PatchedFunction, PatchedObject, TargetKernel
 from rebootless.cli import options
@@ -23,6 +24,8 @@ from rebootless.cli.output import PlainPage
 from rebootless.cli.verbs import build as build_verb
 from rebootless.engine import choose
 from rebootless.engine.base import AUTO
+from rebootless.engine.patching import Undone
+from rebootless.engine.restored import Comparison
 from rebootless.lab.report import verdict_of
 
 SOURCE = """
@@ -262,3 +265,28 @@ def test_the_command_and_the_api_have_the_same_defaults(verb: str) -> None:
 
 def test_every_engine_can_be_asked_for() -> None:
     assert set(options.ENGINES) == {AUTO, *choose.NAMES}
+
+
+@pytest.mark.parametrize(
+    ("compared", "code", "told"),
+    [
+        (Comparison(True, seconds=3.44), 0, "as shipped (3.4 s)"),
+        (
+            Comparison(False, ("f+0x5",), 3.5),
+            7,
+            "1 difference from the shipped image (3.5 s): f+0x5",
+        ),
+        (Comparison(None, why="no image"), 0, "not compared with the shipped image: no image"),
+    ],
+)
+def test_undo_tells_how_all_code_is_now(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    compared: Comparison,
+    code: int,
+    told: str,
+) -> None:
+    undone = Undone("rl_x", None, compared=compared)
+    monkeypatch.setattr(pipeline, "undo", lambda name, **options: undone)
+    assert main(["undo", "rl_x"]) == code
+    assert f"all code:  {told}\n" in capsys.readouterr().out

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import struct
+from pathlib import Path
 
 import pytest
 from engine_fake import FakeMachine, module_blob
@@ -132,3 +133,14 @@ def test_this_machine_is_a_machine():
         with pytest.raises(ResourceError):
             machine.write(path, "x")
     assert machine.matching_lines("/proc/meminfo", ["MemTotal:"])[0].startswith("MemTotal:")
+
+
+@pytest.mark.parametrize("number", [3, 30])
+def test_lines_are_found_by_whole_words(tmp_path: Path, number: int) -> None:
+    """The same lines for a few words and for many, which are looked for in another way."""
+    listed = "1 t word1\n2 t my_word1 word1_more\n3 t a\tword2\n\nword0\n4 t word1 word2\n5 word2"
+    (tmp_path / "list").write_text(listed)
+    words = [f"word{n}" for n in range(number)]
+    found = LocalMachine().matching_lines(str(tmp_path / "list"), words)
+    assert found == ["1 t word1", "3 t a\tword2", "word0", "4 t word1 word2", "5 word2"]
+    assert LocalMachine().matching_lines(str(tmp_path / "none"), words) == []

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from ...engine.restored import Comparison
 from ..options import FILE, engine_option, transition_options, verb
 from ..output import Facts, Output, Page
 
@@ -43,8 +44,9 @@ def command(
 
 
 def render(page: Page, facts: Facts) -> None:
-    """The patch and how its transition went."""
+    """The patch and how its transition went; of an undo also how the code is now."""
     transition = facts["transition"] or {}
+    compared = facts.get("compared")
     page.pairs(
         [
             ("patch", facts["name"]),
@@ -57,5 +59,6 @@ def render(page: Page, facts: Facts) -> None:
             ("modules not loaded yet", facts.get("waiting")),
             ("remains", facts.get("remains")),
             ("still redirected", facts.get("still_redirected")),
+            ("all code", Comparison(**compared).text if compared else None),
         ]
     )

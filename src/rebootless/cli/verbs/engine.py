@@ -54,6 +54,21 @@ def build(
 
 
 @verb
+@click.argument("release", required=False)
+@click.option("--root", type=DIRECTORY, help="From this root directory.")
+@click.pass_context
+def remove(ctx: click.Context, out: Output, release: str | None, root: Path | None) -> None:
+    """Take back what `build --install` did for the kernel RELEASE (default: the running one).
+
+    A core module that is loaded stays loaded until `unload`, or the next boot.
+    """
+    from ... import pipeline
+
+    gone = pipeline.engine_remove(release, root=root or Path("/"))
+    _joined(ctx, out).show(gone, render_made)
+
+
+@verb
 @click.pass_context
 def load(ctx: click.Context, out: Output) -> None:
     """Load the core module; mainline's livepatch gets faster with it."""
@@ -72,7 +87,9 @@ def unload(ctx: click.Context, out: Output) -> None:
     _joined(ctx, out).show(pipeline.engine_unload(), render)
 
 
-for name, sub in {"status": status, "build": build, "load": load, "unload": unload}.items():
+for name, sub in {
+    "status": status, "build": build, "remove": remove, "load": load, "unload": unload
+}.items():  # fmt: skip
     command.add_command(sub, name)
 
 

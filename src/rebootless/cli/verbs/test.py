@@ -29,6 +29,12 @@ if TYPE_CHECKING:
 @click.option(
     "--workload/--no-workload", default=True, show_default=True, help="Keep the guest busy."
 )
+@click.option(
+    "--verify/--no-verify",
+    default=True,
+    show_default=True,
+    help="Compare all code with the shipped image after the undo.",
+)
 @engine_option
 @click.option("--module", "installed", multiple=True, type=FILE, metavar="FILE.ko",
               help="An out-of-tree module that it patches.")  # fmt: skip
@@ -39,11 +45,12 @@ def command(
     check: Path | None,
     before: str,
     workload: bool,
+    verify: bool,
     engine: str,
     installed: Sequence[Path],
     local: GivenKernel | None,
 ) -> None:
-    """Try BUNDLE in a virtual machine: check, apply under load, check, undo, check.
+    """Try BUNDLE in a virtual machine: check, apply under load, check, undo, compare, check.
 
     The script runs in that machine, as root, by the sh of busybox; it ends with status 0 if the
     fix is in force. The log becomes part of the bundle. The exit code is 13 if the test failed.
@@ -55,6 +62,7 @@ def command(
         check=check,
         expect_before=before,
         workload=workload,
+        verify=verify,
         engine=engine,
         modules=installed,
         local=local,
