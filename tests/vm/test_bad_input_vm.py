@@ -1,7 +1,7 @@
 """What a kernel is spared: foreign bundles, and a transition that Ctrl-C interrupts.
 
 The command itself runs inside a guest. That applying twice, a cut bundle and undoing twice are
-refused is in test_command_line.py.
+refused is in test_engine_verbs.py.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The command with each engine, in a guest: apply, undo, stall, force, and every bad moment.
+"""The command in a guest, with each engine: apply, undo, stall, force, and every bad moment.
 
 One guest serves all tests; each leaves it with no patch. The kernel takes what real bundles bring.
 """
@@ -95,10 +95,13 @@ def with_other_cores(path: Path, release: str, folder: Path) -> dict[str, Path]:
     return found
 
 
-START = f"""
+PROGRAM = f"""
 import sys
 sys.path[:0] = {[guest_python.in_guest(n) for n in range(len(SEARCH))]!r}
 sys.argv[0] = "/usr/bin/rebootless"
+from rebootless.__main__ import main
+"""
+START = f"""{PROGRAM}
 sys.path.append("/lab")
 import {MODULES}
 import engine_driver
@@ -111,6 +114,7 @@ class Shell:
 
     def __init__(self, guest: Guest, python: str) -> None:
         self.guest = guest
+        self.python = python
         self.server = guest.background(f"exec {python} -I -S -B /lab/start.py >/dev/console 2>&1")
 
     def run(self, script: str, **values: object) -> str:
@@ -137,6 +141,8 @@ def shell(
         guest_python.guest_path(unit): (unit.read_bytes(), 0o644),
         "/usr/bin/rebootless": (b"#!/bin/sh\n", 0o755),
         "/lab/start.py": (START.encode(), 0o644),
+        "/lab/rebootless.py": (f"{PROGRAM}sys.exit(main())\n".encode(), 0o755),
+        "/lab/cut.rlp": (bundles["rl_one"].read_bytes()[:-100], 0o644),
         "/lab/engine_driver.py": ((HERE / "engine_driver.py").read_bytes(), 0o644),
         **{f"/lab/{n}.rlp": (path.read_bytes(), 0o644) for n, path in bundles.items()},
         "/lab/core.ko": (archive.read(bundles["rl_one"]).core or b"", 0o644),
@@ -153,6 +159,48 @@ def _no_patch_stays(shell: Shell) -> Iterator[None]:
     left = shell.guest.run(LEFT).output
     shell.guest.run(CLEAN)
     assert "rl_" not in left
+
+
+ONE_PATCH = """
+applied = ok("apply /lab/rl_one.rlp")
+assert (applied["name"], applied["schema"]) == ("rl_one", 1)
+assert version().endswith("one\\n")
+facts = ok("status --verbose")
+assert facts["build_id"] == build_id, facts
+(patch,) = facts["patches"]
+assert patch["state"] == "applied"
+assert [f["name"] for f in patch["functions"]] == ["version_proc_show"]
+assert "rl_one" in refused("apply /lab/rl_one.rlp", "state")
+assert cli("apply /lab/cut.rlp")["exit"] == 8
+ok("doctor --for apply")
+undone = ok("undo rl_one")
+assert undone["still_redirected"] == [] and "one" not in version()
+assert undone["compared"]["clean"] is None and "not installed" in undone["compared"]["why"], undone
+assert cli("undo rl_one")["exit"] == 10
+ok("install /lab/rl_one.rlp")
+assert [p["installed"] for p in ok("list")["patches"]] == [os.uname().release]
+assert ok("boot")["patches"] == [{"name": "rl_one", "state": "applied"}]
+assert version().endswith("one\\n")
+ok("uninstall rl_one")
+assert cli("uninstall rl_one")["exit"] == 10
+assert ok("undo rl_one --no-verify")["compared"] is None
+"""
+
+
+def test_one_patch_by_the_kernel_s_own_engine(shell: Shell, bundles: dict[str, Path]) -> None:
+    kernel = archive.read(bundles["rl_one"]).manifest.kernel
+    shell.run(ONE_PATCH, build_id=kernel.build_id)
+
+
+def test_the_program_itself(shell: Shell) -> None:
+    """A process of its own, which says the same in words."""
+    program = f"{shell.python} -I -S -B /lab/rebootless.py"
+    answer = shell.guest.run(f"{program} status", timeout=120)
+    assert answer.status == 0 and "no live patch is applied" in answer.output, answer.output
+    answer = shell.guest.run(f"{program} undo rl_nothing", timeout=120)
+    assert answer.status == 10, answer.output
+    assert "error: no live patch rl_nothing is applied" in answer.output
+    assert "hint: `rebootless list`" in answer.output
 
 
 VERBS_IN_ORDER = """

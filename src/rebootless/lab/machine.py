@@ -32,6 +32,7 @@ ERRNO_BY_TEXT = {os.strerror(number): number for number in errno.errorcode} | IN
 # Seconds. Kernels before 6.2 search all of kallsyms for each livepatch relocation, which takes
 # 0.1 s under emulation, and a large patch has many hundreds.
 LOAD_TIMEOUT = 600.0
+DISK_TIMEOUT = 600.0
 
 
 class GuestMachine:
@@ -121,7 +122,9 @@ class GuestMachine:
             f"seek={to} conv=notrunc 2>&1 | grep -q ^{count}.0.records.out && echo {number}"
             for number, ((start, count), to) in enumerate(zip(blocks, firsts, strict=False))
         )
-        whole = {int(n) for n in self.guest.run(f"{copies}\nsync", timeout=120).output.split()}
+        whole = {
+            int(n) for n in self.guest.run(f"{copies}\nsync", timeout=DISK_TIMEOUT).output.split()
+        }
         found: list[bytes | None] = []
         with disk.open("rb") as file:
             for number, (offset, size) in enumerate(spans):

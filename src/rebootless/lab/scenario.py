@@ -268,6 +268,7 @@ class _Test:
 
     def compare(self) -> str:
         assert self.scenario.compare is not None  # there is a disk for it
+        self.guest.stop_workload()  # it has shown what it can, and would only make this slow
         found = self.scenario.compare(self.machine)
         if found.clean is False:
             raise TestFailedError(f"the kernel's code: {found.text}")

@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from stock_facts import stock_facts
 
 from rebootless.base.errors import ResourceError
 from rebootless.engine import doctor, doctor_apply, doctor_engines, doctor_tools
@@ -17,7 +18,6 @@ from rebootless.engine.local import LocalMachine
 from rebootless.kernel.config import Config, parse
 
 DATA = Path(__file__).parent / "data"
-ROOT = 0x1FFFFFFFFFF
 GCC = "gcc-12 (Debian 12.2.0-14+deb12u1) 12.2.0"
 TOOLS = (
     "make", "flex", "bison", "bc", "patch", "ld", "objcopy", "tar", "xz", "pahole", "dpkg-deb",
@@ -29,30 +29,14 @@ def recorded(name: str) -> Config:
     return parse((DATA / name).read_text())
 
 
-DEBIAN = Facts(
-    release="6.1.0-55-cloud-amd64",
-    architecture="x86_64",
-    uid=0,
-    capabilities=ROOT,
-    config=recorded("config-6.1.0-55-cloud-amd64"),
-    config_path="/boot/config-6.1.0-55-cloud-amd64",
-    livepatch_folder=True,
-    ftrace_enabled="1",
-    modules_disabled="0",
-    sig_enforce="N",
-    lockdown="[none] integrity confidentiality",
-    efi=False,
-    secure_boot=None,
-    tainted=0,
-    log=(),
+DEBIAN = dataclasses.replace(
+    stock_facts("6.1.0-55-cloud-amd64", recorded("config-6.1.0-55-cloud-amd64")),
     programs={name: f"/usr/bin/{name}" for name in TOOLS},
     compiler_version=GCC,
     roots_usable=True,
     busybox="static",
     cache="/root/.cache/rebootless",
     cache_free=50 << 30,
-    kexec_loaded="0",
-    kexec_load_disabled="0",
 )
 # A microVM whose kernel has neither modules nor live patching, and forces lockdown.
 MICROVM = dataclasses.replace(

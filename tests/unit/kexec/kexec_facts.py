@@ -6,6 +6,8 @@ import struct
 from dataclasses import replace
 from pathlib import Path
 
+from stock_facts import stock_facts
+
 from rebootless.engine.doctor_facts import Facts
 from rebootless.engine.kexec.plan import Situation
 from rebootless.engine.kexec.stops import Mount, Stops
@@ -37,26 +39,7 @@ def bz_image(
 
 def facts(**changes: object) -> Facts:
     """The running kernel, a stock one that is not locked down."""
-    found = Facts(
-        release=RUNNING,
-        architecture="x86_64",
-        uid=0,
-        capabilities=0x1FFFFFFFFFF,
-        config=parse(CONFIG),
-        config_path="/boot/config",
-        livepatch_folder=True,
-        ftrace_enabled="1",
-        modules_disabled="0",
-        sig_enforce="N",
-        lockdown="[none] integrity confidentiality",
-        efi=False,
-        secure_boot=None,
-        tainted=0,
-        log=(),
-        kexec_loaded="0",
-        kexec_load_disabled="0",
-    )
-    return replace(found, **changes)  # type: ignore[arg-type]
+    return replace(stock_facts(RUNNING, parse(CONFIG)), **changes)  # type: ignore[arg-type]
 
 
 def target(**changes: object) -> Target:
