@@ -20,6 +20,7 @@ import pytest
 
 import rebootless
 from rebootless.base.events import NullMonitor
+from rebootless.base.fs import filling_directory, locked
 from rebootless.base.proc import run
 from rebootless.compile import core as cores
 from rebootless.compile import tree as trees
@@ -165,13 +166,18 @@ def boot_small(tmp_path_factory: pytest.TempPathFactory) -> BootGuest:
 
 @pytest.fixture(scope="session")
 def patches(kernel: StockKernel, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """The test patches, built for the kernel under test."""
-    folder = tmp_path_factory.mktemp("modules") / "rl"
-    shutil.copytree(MODULE_SOURCES, folder)
-    for header in KMOD.glob("rebootless_*.h"):
-        shutil.copy(header, folder)
-    with kernel.lock():
-        run(kernel.command(f"M={folder}", "modules"), timeout=300)
+    """The test patches, built for the kernel under test by the worker that needs them first."""
+    root = tmp_path_factory.getbasetemp()
+    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+    folder = root / "rl"
+    with locked(root / ".rl.lock", timeout=1800):
+        if not folder.exists():
+            with filling_directory(folder) as target:
+                shutil.copytree(MODULE_SOURCES, target, dirs_exist_ok=True)
+                for header in KMOD.glob("rebootless_*.h"):
+                    shutil.copy(header, target)
+                with kernel.lock():
+                    run(kernel.command(f"M={target}", "modules"), timeout=300)
     return {name: (folder / f"{name}.ko").read_bytes() for name in PATCHES}
 
 
