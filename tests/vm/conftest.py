@@ -42,6 +42,7 @@ PATCHES = (
     *("rl_halves", "rl_halves_patch", "rl_threads", "rl_tick_patch", "rl_wait_patch"),
     "rl_probe",
     "rl_poke",
+    "rl_epoll",
 )
 
 

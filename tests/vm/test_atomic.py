@@ -6,7 +6,20 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from core_guest import PARAMETERS, ROOT, counted, end_of, gone, hammer_through, off, on, stats
+from core_guest import (
+    PARAMETERS,
+    ROOT,
+    TRACING,
+    core_lab,
+    counted,
+    end_of,
+    gone,
+    hammer_through,
+    left_clean,
+    off,
+    on,
+    stats,
+)
 
 from rebootless.engine import text
 from rebootless.engine.status import PatchedFunction
@@ -14,28 +27,21 @@ from rebootless.engine.status import PatchedFunction
 pytestmark = pytest.mark.vm
 
 CMDLINE = PatchedFunction("vmlinux", "cmdline_proc_show")
-TRACING = "/sys/kernel/tracing"
 MIB = 768  # for 500 processes
 
 
 @pytest.fixture(scope="module")
-def atomic_lab(boot, crowd: bytes) -> Iterator[object]:
-    with boot(core=True, cpus=2, memory_mib=MIB, files={"/bin/crowd": (crowd, 0o755)}) as lab:
-        lab.machine.load_module(b"", name="rebootless_core")
-        lab.guest.check(f"mount -t tracefs nodev {TRACING}; insmod /lab/patches/rl_halves.ko")
+def shared(boot, crowd: bytes) -> Iterator[object]:
+    with core_lab(boot, crowd, memory_mib=MIB) as lab:
+        lab.guest.check("insmod /lab/patches/rl_halves.ko")
         yield lab
-        assert "WARNING" not in lab.vm.console()
-        assert "BUG" not in lab.vm.console()
         lab.guest.check("rmmod rl_halves rebootless_core")
 
 
 @pytest.fixture
-def lab(atomic_lab) -> Iterator[object]:
-    """The shared guest; no patch and no process may be left in it."""
-    atomic_lab.guest.check("rm -f /tmp/stop; dmesg -c >/dev/null")
-    yield atomic_lab
-    atomic_lab.guest.run("touch /tmp/stop; killall -q crowd sleep cat")
-    assert atomic_lab.machine.glob([f"{ROOT}/*", "/sys/kernel/livepatch/*"]) == []
+def lab(shared) -> Iterator[object]:
+    with left_clean(shared):
+        yield shared
 
 
 def cmdline(lab) -> str:
@@ -219,9 +225,6 @@ def test_halves_never_mix_on_any_cpu(lab):
 @pytest.mark.soak
 @pytest.mark.parametrize("preemption", ["voluntary", "full"])
 def test_halves_never_mix_in_100_cycles(boot, crowd: bytes, preemption: str):
-    files = {"/bin/crowd": (crowd, 0o755)}
-    with boot(core=True, cpus=2, cmdline=f"preempt={preemption}", files=files) as lab:
-        lab.machine.load_module(b"", name="rebootless_core")
+    with core_lab(boot, crowd, cmdline=f"preempt={preemption}") as lab:
         lab.guest.check("insmod /lab/patches/rl_halves.ko")
         assert hammer_through(lab.guest, 100) > 1_000_000
-        assert "WARNING" not in lab.vm.console()

@@ -7,26 +7,24 @@ import statistics
 from collections.abc import Iterator
 
 import pytest
+from core_guest import DRIVE, core_lab, hammer_tasks, left_clean
 
 pytestmark = pytest.mark.vm
 
-DRIVE = "/sys/kernel/rebootless/livepatch"
 TIMES = re.compile(r"^\[ *([0-9.]+)\] livepatch: '(\w+)': (starting|\w+ing complete)", re.MULTILINE)
 
 
 @pytest.fixture(scope="module")
-def driven_lab(boot, crowd: bytes) -> Iterator[object]:
-    """A guest of two CPUs: the other one's idle task never moves at mainline's first try."""
-    with boot(core=True, cpus=2, files={"/lab/crowd": (crowd, 0o755)}) as lab:
-        lab.machine.load_module(b"", name="rebootless_core")
+def shared(boot, crowd: bytes) -> Iterator[object]:
+    """Of two processors: the other one's idle task never moves at mainline's first try."""
+    with core_lab(boot, crowd) as lab:
         yield lab
 
 
 @pytest.fixture
-def lab(driven_lab) -> Iterator[object]:
-    yield driven_lab
-    driven_lab.guest.run("killall -q crowd sleep")
-    assert driven_lab.machine.glob(["/sys/kernel/livepatch/*"]) == []
+def lab(shared) -> Iterator[object]:
+    with left_clean(shared):
+        yield shared
 
 
 def change(lab, name: str, *, on: bool, drive: str = "") -> None:
@@ -35,7 +33,7 @@ def change(lab, name: str, *, on: bool, drive: str = "") -> None:
         f"insmod /lab/patches/{name}.ko" if on else f"echo 0 >/sys/kernel/livepatch/{name}/enabled"
     )
     push = f"; echo 1 >{DRIVE}/{drive}" if drive else ""
-    end = f"; /lab/crowd wait /sys/kernel/livepatch/{name}/transition"
+    end = f"; crowd wait /sys/kernel/livepatch/{name}/transition"
     gone = "" if on else f"; n=0; until rmmod {name} || [ $((n+=1)) = 50 ]; do usleep 100000; done"
     lab.guest.check(begin + push + end + gone, timeout=60)
 
@@ -49,7 +47,7 @@ def durations(lab) -> list[float]:
 
 
 def test_transitions_end_many_times_sooner_than_by_themselves(lab):
-    lab.guest.check("/lab/crowd sleep 500; dmesg -c")
+    lab.guest.check("crowd sleep 500; dmesg -c")
     for drive, rounds in (("", 2), ("drive", 3)):
         for _ in range(rounds):
             change(lab, "rl_cmdline", on=True, drive=drive)
@@ -64,12 +62,12 @@ def test_transitions_end_many_times_sooner_than_by_themselves(lab):
 
 def test_driving_does_not_signal_and_signals_go_out_at_once_when_asked(lab):
     """500 tasks asleep in the very function; the kernel's own signals would come after 15 s."""
-    lab.guest.check("/lab/crowd sleep 500; sleep 0.5; dmesg -c")
+    lab.guest.check("crowd sleep 500; sleep 0.5; dmesg -c")
     lab.guest.check(f"insmod /lab/patches/rl_sleep.ko; echo 1 >{DRIVE}/drive; sleep 4")
     transition = "/sys/kernel/livepatch/rl_sleep/transition"
     assert lab.guest.check(f"cat {transition} {DRIVE}/drive {DRIVE}/signal") == "1\n1\n0\n"
     assert "signaling" not in lab.guest.check("dmesg")  # after some 20 tries
-    took = lab.guest.check(f"echo 1 >{DRIVE}/signal; /lab/crowd wait {transition}", timeout=30)
+    took = lab.guest.check(f"echo 1 >{DRIVE}/signal; crowd wait {transition}", timeout=30)
     assert float(took) < 5000
     log = lab.guest.check("dmesg")
     assert "signaling remaining tasks" in log
@@ -88,6 +86,11 @@ def test_the_core_can_go_while_it_drives(lab):
     lab.guest.background("exec sleep 1000")
     lab.guest.check(f"sleep 0.3; insmod /lab/patches/rl_sleep.ko; echo 1 >{DRIVE}/drive; sleep 0.3")
     lab.guest.check("rmmod rebootless_core; killall sleep")
-    lab.guest.check("/lab/crowd wait /sys/kernel/livepatch/rl_sleep/transition")
+    lab.guest.check("crowd wait /sys/kernel/livepatch/rl_sleep/transition")
     change(lab, "rl_sleep", on=False)
     lab.machine.load_module(b"", name="rebootless_core")
+
+
+@pytest.mark.soak
+def test_halves_never_mix_in_a_hundred_cycles(lab):
+    hammer_tasks(lab, 100, "livepatch")

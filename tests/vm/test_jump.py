@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from core_guest import PARAMETERS, ROOT, end_of, gone, hammer_through, off, on
+from core_guest import PARAMETERS, ROOT, end_of, gone, hammer_through, left_clean, off, on
 
 from rebootless.base.proc import run
 from rebootless.engine import text
@@ -49,11 +49,8 @@ def jump_lab(boot_small, small_kernel, blobs: dict[str, bytes], crowd: bytes) ->
 
 @pytest.fixture
 def lab(jump_lab) -> Iterator[object]:
-    """The shared guest; no patch may be left in it."""
-    jump_lab.guest.check("rm -f /tmp/stop; dmesg -c >/dev/null")
-    yield jump_lab
-    jump_lab.guest.run("touch /tmp/stop; killall -q crowd")
-    assert jump_lab.machine.glob([f"{ROOT}/*"]) == []
+    with left_clean(jump_lab):
+        yield jump_lab
 
 
 def entry(lab) -> bytes:

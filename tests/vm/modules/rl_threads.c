@@ -2,7 +2,8 @@
 /*
  * Two kernel threads: rl_ticker never sleeps and half of the time is in rl_tick(), rl_waiter
  * sleeps in rl_wait() until it is woken, and then a moment outside. /proc/rl_threads shows
- * the versions of the functions that they called last.
+ * the versions of the functions that they called last. Who reads /proc/rl_wait sleeps there
+ * as well. While the parameter `deaf` is set nobody can be woken from that.
  */
 #include <linux/err.h>
 #include <linux/kthread.h>
@@ -13,6 +14,9 @@
 #include <linux/seq_file.h>
 
 #define RL_WHOLE __attribute__((__noipa__))
+
+static bool deaf;
+module_param(deaf, bool, 0644);
 
 static struct task_struct *ticker, *waiter;
 static int ticked = -1, waited = -1;
@@ -28,7 +32,10 @@ RL_WHOLE int rl_tick(void)
 
 RL_WHOLE int rl_wait(void)
 {
-	schedule_timeout_interruptible(MAX_SCHEDULE_TIMEOUT);
+	if (!READ_ONCE(deaf))
+		schedule_timeout_interruptible(MAX_SCHEDULE_TIMEOUT);
+	while (READ_ONCE(deaf))
+		schedule_timeout_uninterruptible(HZ / 50);
 	return 0;
 }
 
@@ -60,10 +67,19 @@ static int threads_show(struct seq_file *m, void *v)
 	return 0;
 }
 
+static int wait_show(struct seq_file *m, void *v)
+{
+	seq_printf(m, "%d\n", rl_wait());
+	return 0;
+}
+
 static int __init threads_init(void)
 {
-	if (!proc_create_single("rl_threads", 0444, NULL, threads_show))
+	if (!proc_create_single("rl_threads", 0444, NULL, threads_show) ||
+	    !proc_create_single("rl_wait", 0444, NULL, wait_show)) {
+		remove_proc_entry("rl_threads", NULL);
 		return -ENOMEM;
+	}
 	ticker = kthread_run(tick, NULL, "rl_ticker");
 	waiter = kthread_run(wait, NULL, "rl_waiter");
 	return 0;
@@ -76,6 +92,7 @@ static void __exit threads_exit(void)
 	if (!IS_ERR(waiter))
 		kthread_stop(waiter);
 	remove_proc_entry("rl_threads", NULL);
+	remove_proc_entry("rl_wait", NULL);
 }
 
 module_init(threads_init);

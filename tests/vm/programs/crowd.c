@@ -8,12 +8,17 @@
  *					ups and downs of one process, and the last versions
  *	crowd forks STOP		forks children that call rl_halves once, until STOP
  *					exists; prints children, calls and mixes
+ *	crowd epoll N FILE		N processes in epoll_wait() for ever; each appends to FILE
+ *					how that ended; returns
  *	crowd wait FILE			returns when the first byte of FILE is not 1; prints ms
  */
+#define _GNU_SOURCE
+#include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -51,6 +56,26 @@ static int sleepers(int number)
 		close(1);
 		close(2);
 		nanosleep(&hour, NULL);
+		_exit(0);
+	}
+	return 0;
+}
+
+static int pollers(int number, const char *path)
+{
+	while (number--) {
+		struct epoll_event event;
+		int file, count;
+
+		if (fork())
+			continue;
+		setsid();
+		close(0);
+		close(1);
+		close(2);
+		file = open(path, O_WRONLY | O_APPEND | O_CREAT, 0600);
+		count = epoll_wait(epoll_create1(0), &event, 1, -1);
+		dprintf(file, "%s\n", count < 0 ? strerrorname_np(errno) : "woken");
 		_exit(0);
 	}
 	return 0;
@@ -141,6 +166,8 @@ int main(int argc, char **argv)
 
 	if (argc == 3 && !strcmp(argv[1], "sleep"))
 		return sleepers(atoi(argv[2]));
+	if (argc == 4 && !strcmp(argv[1], "epoll"))
+		return pollers(atoi(argv[2]), argv[3]);
 	if (argc == 4 && !strcmp(argv[1], "halves") && atoi(argv[2]) <= MOST)
 		return halves(atoi(argv[2]), argv[3], shared);
 	if (argc == 3 && !strcmp(argv[1], "forks"))
