@@ -15,7 +15,9 @@
  *	site_jump.c	... by a jump, where there is no ftrace
  *	stack.c		whose stack holds what
  *	atomic.c	engine: everything stops, all functions switch together
+ *	atomic_stop.c	... the stop
  *	pertask.c	engine: each task switches when its own stack is clean
+ *	pertask_move.c	... one task
  *	signal.c	wakes stragglers
  *	drive.c		makes a transition of mainline's livepatch quick
  *	shadow.c	shadow variables and states for kernels without livepatch
@@ -391,6 +393,7 @@ void rb_pertask_exit(void);
  * that begins after the count was read is in it before it runs.
  */
 bool rb_newcomers(long *count);
+/* pertask_move.c */
 void rb_pertask_self(void);	/* current moves, if it can; takes rb_mutex */
 
 /* drive.c */

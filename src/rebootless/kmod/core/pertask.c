@@ -60,25 +60,22 @@
  */
 #define pr_fmt(fmt) "rebootless: " fmt
 
-#include <asm/unwind.h>
 #include <linux/cpu.h>
 #include <linux/jiffies.h>
 #include <linux/rcupdate.h>
 #include <linux/sched/signal.h>
 #include <linux/sched/task.h>
-#include <linux/smp.h>
 #include <linux/tracepoint.h>
 #include <linux/wait.h>
 
-#include "core.h"
+#include "pertask.h"
 
-#define RUNNING_TRIES	3
 #define PAUSE_MAX	(HZ / 10)
 #define WAKE_PAUSE	HZ
 
 unsigned long rb_universe;
 static atomic_long_t newcomers;		/* tasks that have been woken for the first time */
-static unsigned long goal;	/* 0 or 1 */
+unsigned long rb_goal;	/* 0 or 1 */
 
 /* Of the transition that goes on, guarded by rb_mutex. */
 static unsigned int rounds;		/* attempts since it began, turned or woke someone */
@@ -86,145 +83,11 @@ static bool asked;			/* those left behind were asked to move themselves */
 static bool woke;
 static unsigned long wake_due;		/* jiffies: the next time */
 
-#ifdef RB_TASK_CALL_FUNC
-RB_FUNCTION(task_call_func);
-#else
-RB_FUNCTION(try_invoke_on_locked_down_task);
-#endif
-
 static bool has_idle_task, has_pin, has_probe;
 
 static unsigned long base(void)
 {
 	return !!(rb_universe & RB_BASE);
-}
-
-static bool bit_is(struct task_struct *task, unsigned long value)
-{
-	return test_tsk_thread_flag(task, RB_TASK_BIT) == !!value;
-}
-
-static void set_universe(struct task_struct *task, unsigned long value)
-{
-	if (value)
-		set_tsk_thread_flag(task, RB_TASK_BIT);
-	else
-		clear_tsk_thread_flag(task, RB_TASK_BIT);
-}
-
-static bool left_behind(struct task_struct *task)
-{
-	return !bit_is(task, goal);
-}
-
-/* What one look at a task found. */
-struct look {
-	struct task_struct *task;
-	int error;		/* 0: it has moved; -EAGAIN: look again */
-	unsigned long where;	/* -EBUSY: the address that holds it */
-};
-
-/* The task is pinned, or current with interrupts off. */
-static void move_if_clean(struct look *look)
-{
-	look->error = rb_stack_check(look->task, &look->where);
-	if (!look->error)
-		set_universe(look->task, goal);
-}
-
-static int look_pinned(struct task_struct *task, void *argument)
-{
-	struct look *look = argument;
-
-	/*
-	 * On its CPU: it runs. The locks keep it there or away. What it wrote on its
-	 * stack before it left is seen, since rb_on_cpu() is an acquire.
-	 */
-	if (rb_on_cpu(task))
-		return 0;
-	if (rb_task_state(task) == TASK_DEAD) {
-		look->error = 0;
-		set_universe(task, goal);
-		return 0;
-	}
-	move_if_clean(look);
-	return 0;
-}
-
-#ifdef RB_TASK_CALL_FUNC
-static void look_at(struct look *look)
-{
-	look->error = -EAGAIN;
-	rb_call(task_call_func)(look->task, look_pinned, look);
-}
-#else
-static bool look_locked_down(struct task_struct *task, void *argument)
-{
-	return !look_pinned(task, argument);
-}
-
-/* Does not call back for a task that is being woken: -EAGAIN. */
-static void look_at(struct look *look)
-{
-	look->error = -EAGAIN;
-	rb_call(try_invoke_on_locked_down_task)(look->task, look_locked_down, look);
-}
-#endif
-
-/* Whether the interrupt that we are in came from user mode: the first registers tell. */
-static bool interrupts_user(void)
-{
-	struct unwind_state state;
-	struct pt_regs *regs;
-
-	for (unwind_start(&state, current, NULL, NULL); !unwind_done(&state);
-	     unwind_next_frame(&state)) {
-		regs = unwind_get_entry_regs(&state, NULL);
-		if (regs)
-			return user_mode(regs);
-	}
-	return false;
-}
-
-/*
- * On the CPU where the task ran a moment ago. Called without an interrupt for this
- * CPU's own task and where the idle task finds the call by itself: then the first
- * registers are not an interrupt's but those of the system call. The registers spare a
- * task in user mode from what is above them: the interrupt's own path may be patched.
- */
-static void look_here(void *argument)
-{
-	struct look *look = argument;
-
-	if (current != look->task) {
-		look->error = -EAGAIN;
-	} else if (hardirq_count() && interrupts_user()) {
-		look->error = 0;
-		set_universe(current, goal);
-	} else {
-		move_if_clean(look);
-	}
-}
-
-/* A task may leave its CPU, or come to another one, between the two ways to look. */
-static int move(struct rb_transition *t, struct task_struct *task)
-{
-	struct look look = { .task = task };
-	unsigned int n;
-
-	for (n = 0; n < RUNNING_TRIES; n++) {
-		t->patch->stats.walked++;
-		look_at(&look);
-		if (look.error != -EAGAIN)
-			break;
-		if (smp_call_function_single(task_cpu(task), look_here, &look, true))
-			look.error = -EAGAIN;	/* the CPU is offline by now */
-		if (look.error != -EAGAIN)
-			break;
-	}
-	if (look.error)
-		rb_held_add(&t->held, task, look.error == -EBUSY ? look.where : 0);
-	return look.error;
 }
 
 static void move_idle_tasks(struct rb_transition *t)
@@ -235,12 +98,12 @@ static void move_idle_tasks(struct rb_transition *t)
 	cpus_read_lock();
 	for_each_possible_cpu(cpu) {
 		task = rb_idle(cpu);
-		if (!left_behind(task))
+		if (!rb_left_behind(task))
 			continue;
 		if (cpu_online(cpu))
-			move(t, task);
+			rb_move(t, task);
 		else
-			set_universe(task, goal);
+			rb_set_universe(task, rb_goal);
 	}
 	cpus_read_unlock();
 }
@@ -260,8 +123,8 @@ static int attempt(struct rb_transition *t)
 	t->held.count = 0;
 	rcu_read_lock();
 	for_each_process_thread(process, task) {
-		if (left_behind(task))
-			move(t, task);
+		if (rb_left_behind(task))
+			rb_move(t, task);
 	}
 	rcu_read_unlock();
 	move_idle_tasks(t);
@@ -269,24 +132,10 @@ static int attempt(struct rb_transition *t)
 		return 0;
 	/* most that are busy at the first look are not at the second */
 	if (rounds > 1 && !asked) {
-		rb_ask_all(left_behind);
+		rb_ask_all(rb_left_behind);
 		asked = true;
 	}
 	return -EAGAIN;
-}
-
-void rb_pertask_self(void)
-{
-	struct look look = { .task = current };
-	unsigned long flags;
-
-	mutex_lock(&rb_mutex);
-	/* with interrupts off current stays what it is while it is walked */
-	local_irq_save(flags);
-	if (left_behind(current))
-		move_if_clean(&look);
-	local_irq_restore(flags);
-	mutex_unlock(&rb_mutex);
 }
 
 /*
@@ -301,7 +150,7 @@ static void new_task(void *data, struct task_struct *task)
 {
 	atomic_long_inc(&newcomers);
 	/* pairs with set_goal(): who has the goal's bit finds rb_universe to be MOVING */
-	set_universe(task, smp_load_acquire(&goal));
+	rb_set_universe(task, smp_load_acquire(&rb_goal));
 }
 
 bool rb_newcomers(long *count)
@@ -313,7 +162,7 @@ bool rb_newcomers(long *count)
 static void set_goal(unsigned long value)
 {
 	/* pairs with new_task() */
-	smp_store_release(&goal, value);
+	smp_store_release(&rb_goal, value);
 	/* new_task() runs with preemption off */
 	rb_synchronize();
 }
@@ -349,7 +198,7 @@ static void finish(struct rb_transition *t)
 			WRITE_ONCE(site->now, site->then);
 	}
 	/* pairs with rb_target(): who finds MOVING gone finds now as it is from here on */
-	smp_store_release(&rb_universe, goal ? RB_BASE : 0);
+	smp_store_release(&rb_universe, rb_goal ? RB_BASE : 0);
 	rb_synchronize();
 	/* a redirection that read MOVING before has ended: none reads `then` any more */
 	if (t->reverse) {
@@ -368,7 +217,7 @@ static void wake(struct rb_transition *t)
 {
 	if (woke && time_before(jiffies, wake_due))
 		return;
-	t->patch->stats.signalled += rb_wake_all(left_behind);
+	t->patch->stats.signalled += rb_wake_all(rb_left_behind);
 	woke = true;
 	wake_due = jiffies + WAKE_PAUSE;
 	rounds = 0;
@@ -382,15 +231,15 @@ static void set_all(unsigned long value)
 
 	rcu_read_lock();
 	for_each_process_thread(process, task)
-		set_universe(task, value);
+		rb_set_universe(task, value);
 	rcu_read_unlock();
 	for_each_possible_cpu(cpu)
-		set_universe(rb_idle(cpu), value);
+		rb_set_universe(rb_idle(cpu), value);
 }
 
 static int force(struct rb_transition *t)
 {
-	set_all(goal);
+	set_all(rb_goal);
 	return 0;
 }
 
@@ -471,11 +320,7 @@ static void unprobe(void)
 int rb_pertask_init(void)
 {
 	rb_wake_init();
-#ifdef RB_TASK_CALL_FUNC
-	has_pin = rb_resolve(task_call_func);
-#else
-	has_pin = rb_resolve(try_invoke_on_locked_down_task);
-#endif
+	has_pin = rb_move_init();
 	has_idle_task = rb_idle(0);
 	if (!has_pin || !has_idle_task)
 		return 0;
