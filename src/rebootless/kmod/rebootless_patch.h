@@ -20,6 +20,9 @@
  *	REBOOTLESS_SYMBOL_AS(vmlinux, identifier, "name.12", position);
  *		The same for a name that is not one in C (a static variable of a
  *		function), or that means something else in this file.
+ *
+ * (checkpatch wants __used and __section(), which are another header's, and a loop
+ * around the declarations that REBOOTLESS_PATCH() makes.)
  */
 #ifndef REBOOTLESS_PATCH_H
 #define REBOOTLESS_PATCH_H

@@ -11,12 +11,18 @@
 #include <linux/static_call.h>
 #include <linux/version.h>
 
+/*
+ * The one place where a version is asked for. checkpatch warns of it: code within the
+ * kernel's own tree has no use for it.
+ */
+#define RB_SINCE(major, minor) (LINUX_VERSION_CODE >= KERNEL_VERSION(major, minor, 0))
+
 /* A module's code, without that of its init: [start, end). */
 static inline void rb_module_text(const struct module *module, unsigned long *start,
 				  unsigned long *end)
 {
 /* "module: replace module_layout with module_memory" */
-#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 4, 0)
+#if RB_SINCE(6, 4)
 	*start = (unsigned long)module->mem[MOD_TEXT].base;
 	*end = *start + module->mem[MOD_TEXT].size;
 #else
@@ -37,19 +43,19 @@ static inline bool rb_on_cpu(struct task_struct *task)
 }
 
 /* "sched: Change task_struct::state" */
-#if LINUX_VERSION_CODE >= KERNEL_VERSION(5, 14, 0)
+#if RB_SINCE(5, 14)
 #define rb_task_state(task) READ_ONCE((task)->__state)
 #else
 #define rb_task_state(task) READ_ONCE((task)->state)
 #endif
 
 /* "sched,rcu: Rework try_invoke_on_locked_down_task()" made it task_call_func() */
-#if LINUX_VERSION_CODE >= KERNEL_VERSION(5, 16, 0)
+#if RB_SINCE(5, 16)
 #define RB_TASK_CALL_FUNC
 #endif
 
 /* "task_work: add helper for more targeted task_work canceling" */
-#if LINUX_VERSION_CODE >= KERNEL_VERSION(5, 13, 0)
+#if RB_SINCE(5, 13)
 #define RB_TASK_WORK_MATCH
 #endif
 
@@ -58,7 +64,7 @@ int kallsyms_on_each_match_symbol(int (*fn)(void *data, unsigned long address),
 				  const char *name, void *data);
 
 /* "kallsyms: Delete an unused parameter related to {module_}kallsyms_on_each_symbol()" */
-#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 4, 0) && IS_ENABLED(CONFIG_LIVEPATCH)
+#if !RB_SINCE(6, 4) && IS_ENABLED(CONFIG_LIVEPATCH)
 #define RB_EACH_SYMBOL
 #endif
 
@@ -67,13 +73,13 @@ int kallsyms_on_each_match_symbol(int (*fn)(void *data, unsigned long address),
  * through all modules, and left it to the caller to hold module_mutex, which is found by
  * name: not all of them export it.
  */
-#if LINUX_VERSION_CODE < KERNEL_VERSION(5, 12, 0)
+#if !RB_SINCE(5, 12)
 #define RB_MODULE_MUTEX "module_mutex"
 #endif
 
 #ifdef CONFIG_DYNAMIC_FTRACE
 /* "ftrace: Have the callbacks receive a struct ftrace_regs instead of pt_regs" */
-#if LINUX_VERSION_CODE >= KERNEL_VERSION(5, 11, 0)
+#if RB_SINCE(5, 11)
 #define rb_ftrace_regs ftrace_regs
 #else
 #define rb_ftrace_regs pt_regs
@@ -86,7 +92,7 @@ static __always_inline void rb_set_ip(struct rb_ftrace_regs *regs, void *ip)
 	ftrace_regs_set_instruction_pointer(regs, (unsigned long)ip);
 #elif defined(ftrace_instruction_pointer_set)
 	ftrace_instruction_pointer_set(regs, (unsigned long)ip);
-#elif LINUX_VERSION_CODE >= KERNEL_VERSION(5, 11, 0)
+#elif RB_SINCE(5, 11)
 	ftrace_get_regs(regs)->ip = (unsigned long)ip;
 #else
 	regs->ip = (unsigned long)ip;
@@ -105,7 +111,7 @@ static __always_inline void rb_set_ip(struct rb_ftrace_regs *regs, void *ip)
  * "ftrace: Have the callbacks be protected from recursion" turned the flag's sense:
  * a handler that says nothing is called directly since then, with it before.
  */
-#if LINUX_VERSION_CODE >= KERNEL_VERSION(5, 11, 0)
+#if RB_SINCE(5, 11)
 #define RB_FTRACE_DIRECT 0
 #else
 #define RB_FTRACE_DIRECT FTRACE_OPS_FL_RECURSION_SAFE
@@ -120,7 +126,8 @@ static __always_inline void rb_set_ip(struct rb_ftrace_regs *regs, void *ip)
  *	task = rb_call(idle_task)(cpu);
  *
  * A kernel with IBT takes the landing pads of unexported functions away: an indirect
- * call would be a fault there, so the call is made a direct one.
+ * call would be a fault there, so the call is made a direct one. (checkpatch takes the
+ * declaration for a value that lacks parentheses.)
  */
 #ifdef CONFIG_X86_KERNEL_IBT
 #define RB_FUNCTION(function) DEFINE_STATIC_CALL_RET0(rb_##function, function)
