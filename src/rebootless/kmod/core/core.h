@@ -276,21 +276,6 @@ extern const struct rb_engine rb_engine_pertask;
 extern unsigned long rb_universe;
 #define RB_TASK_BIT	62	/* of thread_info.flags: fork copies it */
 
-/* Where a call of the site leads for the current task; NULL: to the function itself. */
-static __always_inline void *rb_target(struct rb_site *site)
-{
-	/* pairs with smp_store_release() in pertask.c: now and then are read after it */
-	unsigned long universe = smp_load_acquire(&rb_universe);
-	bool other;
-
-	if (unlikely(universe & RB_MOVING)) {
-		other = !!test_bit(RB_TASK_BIT, (unsigned long *)&current_thread_info()->flags);
-		if (other != !!(universe & RB_BASE))
-			return READ_ONCE(site->then);
-	}
-	return READ_ONCE(site->now);
-}
-
 /* stack.c: code that must not be on a stack for its task to move, of rb_transition. */
 bool rb_stack_reliable(void);			/* whether this kernel's stacks can be walked */
 /*

@@ -13,6 +13,21 @@
 /* What IBT kernels begin a function with: endbr64, or what they make of it. */
 #define LANDING_PAD 4
 
+/* Where a call of the site leads for the current task; NULL: to the function itself. */
+static __always_inline void *rb_target(struct rb_site *site)
+{
+	/* pairs with smp_store_release() in pertask.c: now and then are read after it */
+	unsigned long universe = smp_load_acquire(&rb_universe);
+	bool other;
+
+	if (unlikely(universe & RB_MOVING)) {
+		other = !!test_bit(RB_TASK_BIT, (unsigned long *)&current_thread_info()->flags);
+		if (other != !!(universe & RB_BASE))
+			return READ_ONCE(site->then);
+	}
+	return READ_ONCE(site->now);
+}
+
 static void notrace redirect(unsigned long ip, unsigned long parent, struct ftrace_ops *ops,
 			     struct rb_ftrace_regs *regs)
 {
