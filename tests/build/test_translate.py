@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -55,6 +55,17 @@ def test_two_at_one_tree_have_a_desk_each(stock_tree: Tree) -> None:
         assert again.tree.desk == first
 
 
+@pytest.fixture
+def started() -> Iterator[list[subprocess.Popen[bytes]]]:
+    """What a test has started; what still runs at its end is ended, with all it has started."""
+    processes: list[subprocess.Popen[bytes]] = []
+    yield processes
+    for process in processes:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGTERM)
+            process.wait(timeout=60)
+
+
 def run(update: SourceUpdate, folder: Path, *more: str) -> subprocess.Popen[bytes]:
     """The verb in a process group of its own; what it tells goes to a file."""
     argv = [sys.executable, "-m", "rebootless", "translate", "--from", update.release,
@@ -87,9 +98,12 @@ def compiling_worker(main: int) -> psutil.Process | None:
     return None
 
 
-def test_killed_twice_and_nothing_built_twice(small_update: SourceUpdate, tmp_path: Path) -> None:
+def test_killed_twice_and_nothing_built_twice(
+    small_update: SourceUpdate, tmp_path: Path, started: list[subprocess.Popen[bytes]]
+) -> None:
     """The whole run is killed after its first result; of the next one, a worker at its work."""
     process = run(small_update, tmp_path, "--no-test")
+    started.append(process)
     wait_until(lambda: kept(tmp_path), process, tmp_path)
     family = psutil.Process(process.pid).children(recursive=True)
     assert family
@@ -102,6 +116,7 @@ def test_killed_twice_and_nothing_built_twice(small_update: SourceUpdate, tmp_pa
     process = run(
         small_update, tmp_path, *(() if shutil.which("qemu-system-x86_64") else ["--no-test"])
     )
+    started.append(process)
     found: list[psutil.Process] = []
 
     def is_working_or_done() -> bool:
@@ -113,7 +128,7 @@ def test_killed_twice_and_nothing_built_twice(small_update: SourceUpdate, tmp_pa
     if found:  # an update of one part has nothing left to do
         assert found[0].pid != process.pid
         found[0].kill()
-    assert process.wait(timeout=600) == 0, (tmp_path / "told").read_text()
+    assert process.wait(timeout=1800) == 0, (tmp_path / "told").read_text()
 
     facts = json.loads((tmp_path / "out.json").read_text())
     assert facts["known_before"] == len(before) > 0
