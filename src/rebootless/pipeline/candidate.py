@@ -27,6 +27,7 @@ from ..base.errors import (
 from ..base.events import NullMonitor, RecordingMonitor
 from ..base.workdir import Workdir
 from ..compile.desk import Desk
+from ..match import Shipped
 from ..module.resolve import VMLINUX
 from ..patch.source import combine, parse
 from ..translate.model import Candidate, Function, Result, Told
@@ -71,7 +72,7 @@ class Builder:
         try:
             with seldom_collected():
                 units = self._stages(job, candidate)
-                part = part_of(candidate.key, units)
+                part = part_of(candidate.key, units, self.kernel)
         except PASSING:
             raise
         except RebootlessError as exc:
@@ -134,26 +135,33 @@ class Builder:
         return building.emitted(job, units, job.pairs, first=int(candidate.key[:12], 16) * 1000)
 
 
-def part_of(key: str, units: Sequence[Unit]) -> Part:
+def part_of(key: str, units: Sequence[Unit], kernel: ShippedKernel) -> Part:
     """What a module needs of emitted units. Raises MismatchError for an unproven function."""
     found, objects = [], []
     facts = evidence(units)["units"]
     for unit, proof in zip(units, facts, strict=True):
         assert unit.emitted is not None
-        found.append(_part_unit(unit, proof))
+        found.append(_part_unit(unit, proof, kernel.shipped(unit.pair.module)))
         objects.append(unit.emitted.data)
     return Part(key, tuple(found), tuple(objects))
 
 
-def _part_unit(unit: Unit, proof: dict[str, Any]) -> PartUnit:
+def _part_unit(unit: Unit, proof: dict[str, Any], shipped: Shipped) -> PartUnit:
     assert unit.emitted is not None and unit.match is not None
     in_image = unit.pair.module == VMLINUX
     redirected = []
-    for f, entry in zip(unit.emitted.functions, patched_functions(unit), strict=True):
+    for f, entry in zip(unit.emitted.functions, patched_functions(unit, shipped), strict=True):
         address = unit.match.proven[f.orig_symbol].place if in_image else NO_ADDRESS
         redirected.append(
             Redirected(
-                entry.symbol, entry.old_name, entry.position, f.size_old, f.size_new, address
+                entry.symbol,
+                entry.old_name,
+                entry.position,
+                f.size_old,
+                f.size_new,
+                address,
+                entry.code.hex(),
+                entry.mask.hex(),
             )
         )
     return PartUnit(

@@ -42,6 +42,7 @@ from ..translate.parts import NO_ADDRESS, Part, PartUnit
 from .artifact import REPORT_SCHEMA
 from .cores import core_for
 from .kernel import ShippedKernel
+from .landing import check_module
 from .linking import max_symbol
 from .testing import scenario_of
 
@@ -226,7 +227,9 @@ class Combiner:
                 max_symbol=max_symbol(self.tree),
                 livepatch=self.kernel.has_livepatch,
             )
-            check_abi(parse_elf(module, name=self.name), self.kernel.some_modules())
+            finished = parse_elf(module, name=self.name)
+            check_abi(finished, self.kernel.some_modules())
+            check_module(self.kernel, finished)
         return module
 
     def _manifest(
@@ -291,7 +294,11 @@ def _object(name: str, units: Sequence[PartUnit]) -> PatchedObject:
     return PatchedObject(
         name,
         tuple(
-            PatchedFunction(f.symbol, f.old_name, f.position) for u in units for f in u.functions
+            PatchedFunction(
+                f.symbol, f.old_name, f.position, bytes.fromhex(f.code), bytes.fromhex(f.mask)
+            )
+            for u in units
+            for f in u.functions
         ),
         tuple({CallbackKind(c.kind): c.symbol for c in u.callbacks} for u in units if u.callbacks),
     )

@@ -12,6 +12,7 @@ from ..elf.model import ElfFile
 from ..module.resolve import VMLINUX, Livepatch, Plain, Resolved, owner_of
 from ..safety.landing import ImagePads, ModulePads, check_pointers, missing_pads
 from .job import Job, Unit
+from .kernel import ShippedKernel
 
 IBT = "X86_KERNEL_IBT"
 
@@ -29,9 +30,9 @@ def pointers_into_kernel(job: Job, units: Sequence[Unit]) -> list[Finding]:
     return found
 
 
-def check_module(job: Job, module: ElfFile) -> None:
+def check_module(kernel: ShippedKernel, module: ElfFile) -> None:
     """Raises CompileError when a function that the module itself points to has no landing pad."""
-    missing = missing_pads(normalize(module)) if job.kernel.config.enabled(IBT) else ()
+    missing = missing_pads(normalize(module)) if kernel.config.enabled(IBT) else ()
     if missing:
         raise CompileError(
             f"{module.name} points to functions without a landing pad (CONFIG_{IBT}): "

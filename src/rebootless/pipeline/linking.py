@@ -42,7 +42,7 @@ def linked(job: Job, units: Sequence[Unit], tree: Tree) -> bytes:
         )
         finished = parse_elf(module, name=job.name)
         check_abi(finished, job.kernel.some_modules())
-        check_module(job, finished)
+        check_module(job.kernel, finished)
         (folder / "final.ko").write_bytes(module)
     return module
 

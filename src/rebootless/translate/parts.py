@@ -19,7 +19,8 @@ NO_ADDRESS = -1
 class Redirected:
     """A patched function: the symbol to find its new code by, and the original's name and place.
 
-    `address` is the original's in vmlinux, NO_ADDRESS in a module.
+    `address` is the original's in vmlinux, NO_ADDRESS in a module; `code` and `mask` (hex) are how
+    it begins (module.link.PatchedFunction).
     """
 
     symbol: str
@@ -28,6 +29,8 @@ class Redirected:
     size_old: int
     size_new: int
     address: int
+    code: str = ""
+    mask: str = ""
 
 
 @dataclass(frozen=True)

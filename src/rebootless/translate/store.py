@@ -34,8 +34,8 @@ from .parts import Part
 DECIDING = (
     "compile", "diff", "elf", "kernel", "kmod", "match", "module", "patch", "safety", "types",
     "pipeline/building.py", "pipeline/candidate.py", "pipeline/checking.py", "pipeline/copies.py",
-    "pipeline/fitting.py", "pipeline/importers.py", "pipeline/layouts.py", "pipeline/linking.py",
-    "pipeline/newly_global.py", "pipeline/versions.py",
+    "pipeline/fitting.py", "pipeline/importers.py", "pipeline/landing.py", "pipeline/layouts.py",
+    "pipeline/linking.py", "pipeline/newly_global.py", "pipeline/versions.py",
     "translate/blocks.py", "translate/csource.py", "translate/facts.py", "translate/model.py",
     "translate/outcome.py", "translate/parts.py", "translate/readers.py", "translate/sift.py",
     "translate/split.py",
