@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import resources
 from pathlib import Path
 
@@ -18,9 +18,12 @@ from command_line import Command
 from repackage import Packer
 
 from rebootless import pipeline
+from rebootless.base.events import NullMonitor
+from rebootless.base.fs import remove_tree
 from rebootless.bundle import archive
-from rebootless.compile.tree import Tree
+from rebootless.compile.tree import Tree, prepare
 from rebootless.provider.base import KernelFiles, SourceTree
+from rebootless.provider.given import provider
 from rebootless.provider.given.provider import PackagesProvider
 
 CHECK = "grep 'Patched live' /proc/version\n"
@@ -29,9 +32,13 @@ RPMBUILD = pytest.mark.skipif(
 )
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("packages")
+@pytest.fixture(scope="module", autouse=True)
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where packages are made and unpacked: they are others each time, so not for the cache."""
+    path = tmp_path_factory.mktemp("packages")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(provider, "cache_root", lambda: path)
+        yield path
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +93,11 @@ def same(one: archive.Bundle, other: archive.Bundle) -> None:
     assert one.manifest.kernel.build_id == other.manifest.kernel.build_id
 
 
+def forget_tree(packages: Path) -> None:
+    """Removes the prepared source of packages that no other run has."""
+    remove_tree(prepare(PackagesProvider(packages).fetch(), NullMonitor()).root)
+
+
 @pytest.mark.vm
 def test_ubuntu_packages_build_test_and_match(
     command: Command, ubuntu: Path, patch: Path, from_debian: archive.Bundle, folder: Path
@@ -110,6 +122,7 @@ def test_a_source_rpm_is_built_with_its_patches(
 ) -> None:
     # without the patch the tarball's function is not what the image ships
     same(built(patch, folder / "from-fedora", packages=fedora), from_debian)
+    forget_tree(fedora)
 
 
 @RPMBUILD
@@ -126,6 +139,7 @@ def test_a_tree_in_two_packages_is_built_from(
     suse: Path, patch: Path, from_debian: archive.Bundle, folder: Path
 ) -> None:
     same(built(patch, folder / "from-suse", packages=suse), from_debian)
+    forget_tree(suse)
 
 
 def test_kernels_lists_what_is_there(
