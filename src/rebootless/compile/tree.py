@@ -51,7 +51,8 @@ SECTION_FLAGS = ("-ffunction-sections", "-fdata-sections")
 DEBUG_FLAGS = ("-g", "-fno-var-tracking")
 MODULE_FLAGS = (*SECTION_FLAGS, "-g0")
 PAHOLE = "scripts/pahole-of-the-build"
-OBJTOOL_DELAYED = ("X86_KERNEL_IBT", "LTO_CLANG")  # delay-objtool in scripts/Makefile.lib
+# What delays objtool in scripts/Makefile.lib.
+OBJTOOL_DELAYED = ("X86_KERNEL_IBT", "LTO_CLANG", "KLP_BUILD")
 OF_ONE_OBJECT = "is-single-obj-m"  # in scripts/Makefile.build
 # What Debian takes out of the configuration that it ships; what tells of programs that sign; and
 # whether Rust is there, of which C code sees nothing.
@@ -154,9 +155,9 @@ def unit_flags(root: Path) -> tuple[str, ...]:
 def objtool_now(directory: Path) -> tuple[str, ...]:
     """The variable with which kbuild runs objtool on each unit of a configured source tree.
 
-    With IBT or LTO it puts objtool off until all of vmlinux is linked, or all of a module. A module
-    of one object is its exception: there objtool sees the unit at once, with the flags it has at
-    the link. That is what each unit is taken for.
+    With IBT or LTO, or made ready for klp-build, it puts objtool off until all of vmlinux is
+    linked, or all of a module. A module of one object is its exception: there objtool sees the unit
+    at once, with the flags it has at the link. That is what each unit is taken for.
     """
     shipped = kernel_config.parse(read_text(directory / ".config"))
     delayed = any(shipped.enabled(option) for option in OBJTOOL_DELAYED)
