@@ -178,17 +178,20 @@ def _tokens_before(data: U8, at: int, index: I64, align: int) -> _Tokens | None:
 def _find_names(data: U8, tokens: _Tokens) -> _Names | None:
     """Finds num_syms, names and markers, which lie in this order before the token table.
 
-    Every rising run of u32 that starts with 0 may be the markers. The number before the names must
-    agree with the count of markers, and every marker with the names.
+    Every zero may begin the markers: they rise by what 256 names take. The number before the names
+    must agree with the count of markers, and every marker with the names.
     """
     words = data[: tokens.table].view("<u4")
-    falls = np.nonzero(words[1:] <= words[:-1])[0] + 1
-    starts = np.r_[0, falls]
-    ends = np.r_[falls, len(words)]
-    fit = (words[starts] == 0) & (starts * 4 % tokens.align == 0)
-    # Long runs first: the markers of a real kernel are hundreds.
-    for k in np.nonzero(fit)[0][np.argsort(-(ends - starts)[fit], kind="stable")]:
-        names = _names_before(data, words, int(starts[k]), int(ends[k] - starts[k]), tokens.align)
+    gaps = np.diff(words.astype(np.int64))
+    ends = np.r_[np.nonzero((gaps < STRIDE * 2) | (gaps > STRIDE * LONGEST))[0], len(gaps)]
+    starts = np.nonzero(words == 0)[0]
+    starts = starts[starts * 4 % tokens.align == 0]
+    runs = ends[np.searchsorted(ends, starts)] - starts + 1
+    # The markers of a real kernel are hundreds, and nothing else is like them. Every zero would be
+    # tried, for hours, where the alignment is taken for another one.
+    longest = int(runs.max(initial=0))
+    for k in np.argsort(-runs, kind="stable")[: np.count_nonzero(runs * 2 >= longest)]:
+        names = _names_before(data, words, int(starts[k]), int(runs[k]), tokens.align)
         if names is not None:
             return names
     return None
@@ -199,10 +202,6 @@ def _names_before(
 ) -> _Names | None:
     """The names whose markers are up to `run` words at word `at`, or None."""
     markers = words[at : at + run].astype(np.int64)
-    gaps = np.diff(markers)
-    good = (gaps >= STRIDE * 2) & (gaps <= STRIDE * LONGEST)
-    run = int(np.argmin(good)) + 1 if not good.all() else run
-    markers = markers[:run]
     # The names end at the markers, and the last of them starts less than a stride before.
     low = (at * 4 - int(markers[-1]) - STRIDE * LONGEST) // align * align // 4
     places = np.arange(max(low, 0), at - 1, align // 4)
