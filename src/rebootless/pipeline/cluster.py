@@ -187,6 +187,7 @@ def _how_to_start(compiler: str) -> str:
 def _quiet() -> Iterator[None]:
     """Keeps what Dask logs off the screen, here and in the workers, and its files in the cache."""
     import dask
+    import distributed  # noqa: F401 (first: its own defaults must outlast what is set here)
 
     levels = dict.fromkeys(LOGGERS, "critical")
     before = {name: logging.getLogger(name).level for name in LOGGERS}
