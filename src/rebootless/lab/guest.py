@@ -103,12 +103,8 @@ class Guest:
         return int(self.check(f"setsid sh -c {quoted} >/dev/null 2>&1 </dev/null & echo $!"))
 
     def start_workload(self) -> int:
-        """Starts the default workload; `stop_workload` ends it.
-
-        It takes what the commands of a test leave it: an emulated machine is busy all the time
-        with it, and each of them would take several times as long.
-        """
-        return self.background("rm -f /run/lab/stop; exec nice -n 10 sh /lab/workload")
+        """Starts the default workload; `stop_workload` ends it."""
+        return self.background("rm -f /run/lab/stop; sh /lab/workload")
 
     def workload_rounds(self) -> int:
         """How many rounds the workload's workers have done in all."""
