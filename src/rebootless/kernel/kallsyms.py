@@ -42,6 +42,9 @@ TOKENS = 256
 STRIDE = 256  # names per marker
 LONGEST = 1024  # more bytes than any token or compressed name takes
 MOST_SYMBOLS = 1 << 23
+# Markers in a run that nothing else looks like. A real kernel has hundreds; only without such a run
+# is every zero tried, which takes long where the alignment is taken for another one.
+LIKELY = 16
 KERNEL_BASE = 0xFFFFFFFF80000000  # where the x86-64 kernel is linked: the top 2 GB
 CACHE_VERSION = 1
 
@@ -119,8 +122,9 @@ def decode(image: KernelImage) -> Kallsyms:
         if not section.is_alloc or section.is_exec or len(section.data) < TOKENS * 4:
             continue
         data = np.frombuffer(section.data, np.uint8)
-        for tokens in _find_tokens(data):
-            names = _find_names(data, tokens)
+        tables = _find_tokens(data)
+        for tokens, least in [(t, n) for n in (LIKELY, 1) for t in tables]:
+            names = _find_names(data, tokens, least)
             if names is None:
                 reason = "a token table, but no names that fit it"
                 continue
@@ -175,11 +179,12 @@ def _tokens_before(data: U8, at: int, index: I64, align: int) -> _Tokens | None:
     return None
 
 
-def _find_names(data: U8, tokens: _Tokens) -> _Names | None:
+def _find_names(data: U8, tokens: _Tokens, least: int) -> _Names | None:
     """Finds num_syms, names and markers, which lie in this order before the token table.
 
     Every zero may begin the markers: they rise by what 256 names take. The number before the names
-    must agree with the count of markers, and every marker with the names.
+    must agree with the count of markers, and every marker with the names. Runs of fewer than
+    `least` are passed over.
     """
     words = data[: tokens.table].view("<u4")
     gaps = np.diff(words.astype(np.int64))
@@ -187,10 +192,8 @@ def _find_names(data: U8, tokens: _Tokens) -> _Names | None:
     starts = np.nonzero(words == 0)[0]
     starts = starts[starts * 4 % tokens.align == 0]
     runs = ends[np.searchsorted(ends, starts)] - starts + 1
-    # The markers of a real kernel are hundreds, and nothing else is like them. Every zero would be
-    # tried, for hours, where the alignment is taken for another one.
-    longest = int(runs.max(initial=0))
-    for k in np.argsort(-runs, kind="stable")[: np.count_nonzero(runs * 2 >= longest)]:
+    starts, runs = starts[runs >= least], runs[runs >= least]
+    for k in np.argsort(-runs, kind="stable"):  # long runs first
         names = _names_before(data, words, int(starts[k]), int(runs[k]), tokens.align)
         if names is not None:
             return names
