@@ -7,7 +7,7 @@
 NAME is suite, package and version, e.g. trixie-gcc-14-14.2.0-19. Programs of a root see the system
 directories of the root and everything else of this machine, at the same paths: prepared trees and
 work folders need not be known in advance. bubblewrap makes that view, in a mount namespace that is
-gone with the program (docs/adr/0011-toolchain-roots.md).
+gone with the program (docs/adr/0012-toolchain-roots.md).
 """
 
 from __future__ import annotations
