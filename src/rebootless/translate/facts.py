@@ -22,6 +22,10 @@ _CONDITION = re.compile(r"^\s*#\s*(if|ifdef|ifndef|endif|else|elif)\b")
 _MACRO_HEAD = re.compile(r"# ?define \w+(?:\([^)]*\))?")
 _ACCESS = re.compile(r"(?:\.|->)\s*([A-Za-z_]\w*)")
 _WORD = re.compile(r"[A-Za-z_]\w*")
+_CALLED = re.compile(r"([A-Za-z_]\w*)\s*\(")
+_ENDED = re.compile(r"(?:[;{}:]|^\s*#.*|^)\s*$")  # lines after which a statement begins
+_STORED = re.compile(r"\.\s*([A-Za-z_]\w*)\s*=\s*&?\s*([A-Za-z_]\w*)\s*[,;}]")
+_LONGEST = 12  # lines of a call, looked back for its name
 _VARIABLES = (What.DATA, What.CALL)
 SCOPED = (What.MACRO, What.TYPE)
 
@@ -31,7 +35,8 @@ class Piece:
     """A block with what is known of it; `own` are the functions and macros that it is in.
 
     `says_old`, `says_new` are the identifiers of its lines. `mark` is not ("", "") where it opens
-    or closes more than it did. `is_include` says that it only adds #include lines.
+    or closes more than it did. `is_include` says that it only adds #include lines. `continues` are
+    the functions whose calls begin on lines before, which stay.
     """
 
     path: str
@@ -52,6 +57,7 @@ class Piece:
     is_include: bool = False
     uses: frozenset[str] = frozenset()
     around: frozenset[str] = frozenset()
+    continues: frozenset[str] = frozenset()
 
     @property
     def defined(self) -> frozenset[str]:
@@ -78,6 +84,11 @@ class File:
     def new_names(self) -> frozenset[str]:
         """Every identifier of the new file."""
         return csource.names("\n".join(self.new.code))
+
+    @cached_property
+    def stored(self) -> frozenset[tuple[str, str]]:
+        """(member, name) wherever an initializer or assignment says `.member = name`."""
+        return frozenset(_STORED.findall("\n".join((*self.old.code, *self.new.code))))
 
 
 def examine(change: Change, old_text: str, new_text: str) -> File:
@@ -174,7 +185,21 @@ def _piece(
         bool(new_items) and not block.old and all(i.what is What.INCLUDE for i in new_items),
         _uses(before, after, versions),
         _around(versions.old, old_items) | _around(versions.new, new_items),
+        _continued(versions.new, block.start + shift),
     )
+
+
+def _continued(source: Source, first: int) -> frozenset[str]:
+    """The functions called by the statement that line `first` goes on with.
+
+    Example: the last line of `open(dir,\\n mode);` is changed, and `open` gets another prototype.
+    """
+    lines: list[str] = []
+    for line in reversed(source.code[max(0, first - 1 - _LONGEST) : first - 1]):
+        if _ENDED.search(line):
+            break
+        lines.append(line)
+    return frozenset(_CALLED.findall("\n".join(reversed(lines))))
 
 
 def _is_local(item: Item, is_unit: bool) -> bool:

@@ -21,11 +21,14 @@ def merged(
     """A candidate that did not compile alone, with the neighbours that define what it lacks.
 
     `missing` are the identifiers of the compiler's messages. Neighbours are those whose added
-    lines have one of them and that define it; None when there is none, or there are more than
-    four.
+    lines have one of them and that define it; of too many, those that change a type or function
+    which a message names as well ("'struct nf_hook_ops' has no member named 'rcu'"). None when
+    there is none, or there are more than four.
     """
     wanted = frozenset(missing)
     neighbours = [c for c in candidates if c.key != failed.key and wanted & _defines(c)]
+    if len(neighbours) > MAX_NEIGHBOURS:
+        neighbours = [c for c in neighbours if wanted & frozenset(c.symbols)]
     if not neighbours or len(neighbours) > MAX_NEIGHBOURS:
         return None
     group = (failed, *neighbours)

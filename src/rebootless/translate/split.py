@@ -4,7 +4,8 @@ Two pieces belong together when
   1. they are in the same function or macro, of either version;
   2. one opens a brace, parenthesis or #if that another of the file closes;
   3. one gives, takes or alters a name that the changed lines of the other use (a new function, a
-     removed field, another prototype);
+     removed field, another prototype); a call may begin on a line that stays, and a pointer to a
+     function gets the prototype of those that initializers store in it;
   4. one reworks the body of a function that the changed lines of the other use, near to it, or
      that is the file's own, and the changed function of the other calls: what the two of them do
      together may matter;
@@ -116,7 +117,10 @@ def _by_names(pieces: Sequence[Piece], files: Mapping[str, File], joined: _Joine
     old_users: dict[str, list[int]] = defaultdict(list)
     new_users: dict[str, list[int]] = defaultdict(list)
     takers: dict[str, list[int]] = defaultdict(list)
+    calls: dict[str, list[int]] = defaultdict(list)
     for number, piece in enumerate(pieces):
+        for name in piece.continues & wanted:
+            calls[name].append(number)
         for name in piece.says_old & wanted:
             old_users[name].append(number)
         for name in piece.says_new & wanted:
@@ -127,7 +131,7 @@ def _by_names(pieces: Sequence[Piece], files: Mapping[str, File], joined: _Joine
         for names, users, what in (
             (piece.gives, (new_users,), "is new"),
             (piece.takes, (old_users,), "is gone"),
-            (piece.alters, (old_users, new_users), "is declared otherwise"),
+            (piece.alters, (old_users, new_users, calls), "is declared otherwise"),
         ):
             for name in sorted(names):
                 for user in sorted({u for table in users for u in table[name]} - {number}):
@@ -137,6 +141,26 @@ def _by_names(pieces: Sequence[Piece], files: Mapping[str, File], joined: _Joine
             for taker in takers[name]:
                 if _is_moved(name, piece, pieces[taker]):
                     joined.join(number, taker, _why(name, "moves", piece, pieces[taker]))
+    _by_pointers(pieces, files, joined)
+
+
+def _by_pointers(pieces: Sequence[Piece], files: Mapping[str, File], joined: _Joined) -> None:
+    """Rule 3 for members that point to functions: who stores a function that changes, too."""
+    members: dict[str, list[int]] = defaultdict(list)
+    for number, piece in enumerate(pieces):
+        for name in piece.inner.keys() & piece.alters:
+            members[name].append(number)
+    for number, piece in enumerate(pieces):
+        for member, function in sorted(files[piece.path].stored):
+            if function not in piece.alters:
+                continue
+            for owner in members[member]:
+                known = files[piece.path].old_names
+                if pieces[owner].inner[member] in known and _is_seen(
+                    pieces[owner].path, piece.path
+                ):
+                    why = _why(member, "is declared otherwise", pieces[owner], piece)
+                    joined.join(owner, number, why)
 
 
 def _by_behaviour(pieces: Sequence[Piece], files: Mapping[str, File], joined: _Joined) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from rebootless.translate import blocks
 from rebootless.translate.merge import merged
 from rebootless.translate.model import Block, Candidate, key_of
@@ -38,3 +40,12 @@ def test_nobody_defines_it_or_too_many_do() -> None:
     assert merged(every, every[0], ["unknown"], TEXTS.__getitem__, "b") is None
     many = [every[1]] * 5
     assert merged([every[0], *many], every[0], ["limit"], TEXTS.__getitem__, "b") is None
+
+
+def test_of_too_many_those_that_change_what_the_message_names() -> None:
+    every = [candidate(path) for path in EDITS]
+    named = replace(every[1], symbols=("options",))
+    many = [every[0], named, *[replace(every[1], key=str(n)) for n in range(5)]]
+    found = merged(many, every[0], ["limit", "options"], TEXTS.__getitem__, "b")
+    assert found is not None
+    assert found.paths == ("a.c", "b.h")

@@ -128,6 +128,37 @@ def test_another_prototype_takes_its_callers_along() -> None:
     assert found.paths == ("include/foo.h", "x/u.c", "y/c.c")
 
 
+def test_a_call_over_several_lines_follows_the_prototype() -> None:
+    header = (
+        "include/foo.h",
+        HEADER,
+        {"(struct foo *f, int n);": "(struct foo *f, int n, int m);"},
+    )
+    unit = (
+        "x/u.c",
+        UNIT,
+        {"foo_read(struct foo *f, int n)": "foo_read(struct foo *f, int n, int m)"},
+    )
+    user = "int use(struct foo *f)\n{\n\treturn foo_read(f,\n\t\t\t1);\n}\n"
+    caller = ("y/c.c", user, {"\t\t\t1)": "\t\t\t1, 2)"})
+    other = ("y/d.c", user.replace("foo_read", "bar"), {"\t\t\t1)": "\t\t\t2)"})
+    found = parts(header, unit, caller, other)
+    assert sorted(p.paths for p in found) == [("include/foo.h", "x/u.c", "y/c.c"), ("y/d.c",)]
+
+
+def test_a_pointer_to_functions_follows_their_prototype() -> None:
+    header = "struct ops {\n\tint (*dump)(int a);\n\tint n;\n};\n"
+    unit = "static int my_dump(int a)\n{\n\treturn a;\n}\n"
+    unit += "static const struct ops my_ops = {\n\t.dump = my_dump,\n};\n"
+    other = unit.replace("struct ops", "struct others")
+    found = parts(
+        ("include/ops.h", header, {"int a": "int a, int b"}),
+        ("x/u.c", unit, {"int a": "int a, int b"}),
+        ("x/v.c", other, {"int a": "int a, int b"}),
+    )
+    assert sorted(p.paths for p in found) == [("include/ops.h", "x/u.c"), ("x/v.c",)]
+
+
 def test_a_static_function_is_nobody_elses() -> None:
     new = {"static int helper(struct foo *f)": "static int helper(struct foo *f, int n)"}
     other = "static int helper(int n)\n{\n\treturn n;\n}\nint v(void)\n{\n\treturn helper(2);\n}\n"
