@@ -63,6 +63,11 @@ static inline bool rb_on_cpu(struct task_struct *task)
 int kallsyms_on_each_match_symbol(int (*fn)(void *data, unsigned long address),
 				  const char *name, void *data);
 
+/* Gone since kernels no longer change their lock prefixes for a single CPU. */
+#ifdef CONFIG_SMP
+int alternatives_text_reserved(void *start, void *end);
+#endif
+
 /* "kallsyms: Delete an unused parameter related to {module_}kallsyms_on_each_symbol()" */
 #if !RB_SINCE(6, 4) && IS_ENABLED(CONFIG_LIVEPATCH)
 #define RB_EACH_SYMBOL

@@ -14,7 +14,9 @@
 #include <linux/module.h>
 #include <linux/mutex.h>
 #include <linux/overflow.h>
+#include <linux/smp.h>
 #include <linux/string.h>
+#include <asm/sync_core.h>
 #include <asm/text-patching.h>
 #include "core.h"
 
@@ -26,7 +28,6 @@
  * for its own code writes through a mapping of its own.
  */
 RB_FUNCTION(text_poke);
-RB_FUNCTION(text_poke_sync);
 static struct mutex *text_lock;
 
 static int find_writer(void)
@@ -35,7 +36,7 @@ static int find_writer(void)
 
 	if (text_lock)
 		return 0;
-	if (!lock || !rb_resolve(text_poke) || !rb_resolve(text_poke_sync)) {
+	if (!lock || !rb_resolve(text_poke)) {
 		pr_err("the kernel has no text_poke(), which relocations need\n");
 		return -EOPNOTSUPP;
 	}
@@ -194,6 +195,12 @@ static int settle_all(struct rb_patch *patch, const char *owner, struct value *v
 	return 0;
 }
 
+/* As the kernel does after text_poke(), by a function that has had several names. */
+static void see_new_code(void *unused)
+{
+	sync_core();
+}
+
 static void write_all(struct rb_patch *patch, const char *owner, const struct value *values)
 {
 	const struct rebootless_reloc *reloc;
@@ -206,7 +213,7 @@ static void write_all(struct rb_patch *patch, const char *owner, const struct va
 		rb_call(text_poke)((void *)reloc->place, &values->bits, values->size);
 		values++;
 	}
-	rb_call(text_poke_sync)();
+	on_each_cpu(see_new_code, NULL, 1);
 	mutex_unlock(text_lock);
 }
 
