@@ -1,7 +1,8 @@
 """Constants that the kernel writes into its code once it knows them (runtime_const, since 6.11).
 
-A section `runtime_ptr_NAME` lists the 64-bit immediate operands, `runtime_shift_NAME` the 8-bit
-ones, that shall hold the value of the variable NAME (linux, arch/x86/include/asm/runtime-const.h).
+A section `runtime_ptr_NAME` lists the 64-bit immediate operands, `runtime_mask_NAME` the 32-bit
+and `runtime_shift_NAME` the 8-bit ones, that shall hold the value of the variable NAME (linux,
+arch/x86/include/asm/runtime-const.h).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from .live import Live
 from .region import NONE, Region, Ruling, Wrong, windows
 from .tables import RUNTIME, Tables
 
-WIDTHS = {"ptr": 8, "shift": 1}
+WIDTHS = {"ptr": 8, "mask": 4, "shift": 1}
 
 
 def ruling(region: Region, tables: Tables, live: Live) -> Ruling:

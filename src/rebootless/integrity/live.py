@@ -37,6 +37,15 @@ class Probe:
     disabled: bool
 
 
+PV_OPS = ("pv_ops", "pv_ops_lock")  # the second is of its own since 7.0
+# What static calls of these functions become (linux, arch/x86/kernel/static_call.c).
+INSTEAD = {
+    "__static_call_return0": bytes.fromhex("2e2e2e31c0"),  # xor %eax,%eax
+    "__WARN_trap": bytes.fromhex("67480fb93a"),  # ud1 (%edx),%rdi
+    "__raw_callee_save___native_queued_spin_unlock": bytes.fromhex("3e3ec60700"),  # movb $0,(%rdi)
+}
+
+
 @dataclass(frozen=True)
 class Redirected:
     """A function that live patches redirect, with its address, and their names."""
@@ -51,16 +60,18 @@ class Live:
     """Facts of the running kernel, by running address.
 
     `words` are 64-bit words of its memory: static keys, what static calls lead to, pv_ops.
-    `static_keys` leads from trampolines to keys. `indirect_thunks` tell the register that a thunk
-    jumps through. `probes` and `hooked` are None when the kernel does not tell them.
+    `static_keys` leads from trampolines to keys. `instead` has the code that takes the place of
+    static calls of some functions, `pv_ops` the slots that paravirt calls go through.
+    `indirect_thunks` tell the register that a thunk jumps through. `probes` and `hooked` are None
+    when the kernel does not tell them.
     """
 
     words: Mapping[int, int] = field(default_factory=dict)
     static_keys: Mapping[int, int] = field(default_factory=dict)
     return_thunks: frozenset[int] = frozenset()
     indirect_thunks: Mapping[int, str] = field(default_factory=dict)
-    returns_zero: int = 0
-    pv_ops: tuple[int, int] = (0, 0)
+    instead: Mapping[int, bytes] = field(default_factory=dict)
+    pv_ops: frozenset[int] = frozenset()
     pv_nops: frozenset[int] = frozenset()
     pv_bug: int = 0
     ftrace: frozenset[int] = frozenset()
@@ -230,9 +241,12 @@ def read(
     names = tables.code.names
     by_name = names.by_name
     returns, indirect = thunks(names)
-    pv_ops = by_name.get("pv_ops", 0)
-    pv_end = names.covering(pv_ops)[2] if pv_ops else 0
-    wanted = keys_of(tables, {}) | set(range(pv_ops, pv_end, 8)) | set(more)
+    pv_ops = frozenset(
+        slot
+        for table in (by_name[n] for n in PV_OPS if n in by_name)
+        for slot in range(table, names.covering(table)[2], 8)
+    )
+    wanted = keys_of(tables, {}) | pv_ops | set(more)
     own: dict[str, list[int]] = {FTRACE: [], KPROBES: [], BPF: []}
     for line in symbols:
         fields = line.split()
@@ -244,8 +258,8 @@ def read(
         static_keys=tables.trampoline_keys,
         return_thunks=returns,
         indirect_thunks=indirect,
-        returns_zero=by_name.get("__static_call_return0", 0),
-        pv_ops=(pv_ops, pv_end),
+        instead={by_name[n]: code for n, code in INSTEAD.items() if n in by_name},
+        pv_ops=pv_ops,
         pv_nops=frozenset(by_name[n] for n in ("_paravirt_nop", "nop_func") if n in by_name),
         pv_bug=by_name.get("paravirt_BUG", by_name.get("BUG_func", 0)),
         ftrace=frozenset(by_name[n] for n in FTRACE_CALLERS if n in by_name)

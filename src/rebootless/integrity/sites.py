@@ -31,7 +31,6 @@ NOP4 = (0x0F, 0x1F, 0x40)
 NOP5 = (0x0F, 0x1F, 0x44, 0x00, 0x00)
 OTHER_NOP5 = (0x3E, 0x8D, 0x74, 0x26, 0x00)  # which linkers and kernels before 5.13 used as well
 POISON = (0x66, 0x0F, 0x1F, 0x00)  # what a sealed landing pad becomes (6.1)
-ZERO_EAX = (0x2E, 0x2E, 0x2E, 0x31, 0xC0)  # for a static call whose target returns 0
 TRAMPOLINE, KEY = "__SCT__", "__SCK__"  # what the names of a static call's symbols begin with
 NAKED_RETURN = (RET, INT3, INT3, INT3, INT3)
 
@@ -129,7 +128,7 @@ def labels(region: Region, tables: Tables, live: Live) -> Ruling:
 
 
 def static_calls(region: Region, tables: Tables, live: Live) -> Ruling:
-    """A static call: a call of what its key holds; nothing, or a zero, for no target."""
+    """A static call: a call of what its key holds, or what the kernel writes instead of it."""
     table = tables.static_calls
     chosen = region.inside(table.places, 6)
     places, tails = table.places[chosen], table.tails[chosen] != 0
@@ -142,14 +141,16 @@ def static_calls(region: Region, tables: Tables, live: Live) -> Ruling:
     to = targets(rows, places)
     conditional = (rows[:, 0] == 0x0F) & (rows[:, 1] & 0xF0 == 0x80)
     calls = (rows[:, 0] == CALL) & (to == function)
-    zero = equal(rows, ZERO_EAX) & (function == np.uint64(live.returns_zero))
+    instead = np.zeros(len(rows), np.bool_)
+    for address, code in live.instead.items():
+        instead |= equal(rows, tuple(code)) & (function == np.uint64(address))
     nothing = function == 0
     nops = equal(rows, NOP5) & nothing
     jumps = (rows[:, 0] == JMP) & (to == function)
     ends = nothing & (equal(rows, NAKED_RETURN) | ((rows[:, 0] == JMP) & np.isin(to, thunks)))
     far = targets(rows, places, 2)
     jcc = conditional & ((far == function) | (nothing & np.isin(far, thunks)))
-    fine = np.where(tails, jumps | ends | jcc, calls | zero | nops)
+    fine = np.where(tails, jumps | ends | jcc, calls | instead | nops)
     fine |= ~known & _as_shipped(region, places, 5)
     sizes = np.where(conditional, 6, 5).astype(np.int64)
     return _ruling("static-call", region, places, sizes, fine, "not a call of what its key holds")

@@ -187,7 +187,7 @@ def _step(
         if instruction.op0_kind == OpKind.REGISTER:
             return (f"i{kind}", _REGISTER_NAMES.get(instruction.op0_register))
         slot = _slot(instruction)
-        if slot is not None and live.pv_ops[0] <= slot < live.pv_ops[1]:
+        if slot in live.pv_ops:
             function = live.words.get(slot)
             if function in live.pv_nops:
                 return None

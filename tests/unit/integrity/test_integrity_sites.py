@@ -82,6 +82,15 @@ def test_a_static_call_leads_to_what_its_key_holds() -> None:
         assert "key" in only(judged(shipped, nothing, sections, held))
 
 
+def test_a_static_call_of_some_functions_is_written_otherwise() -> None:
+    entry = distance(TABLES, BASE) + distance(TABLES + 4, KEY)
+    sections = {".static_call_sites": (TABLES, entry)}
+    shipped, trap = branch(0xE8, BASE, THUNK), bytes.fromhex("67480fb93a")
+    live = Live(words={KEY: FUNCTION}, instead={FUNCTION: trap})
+    assert judged(shipped, trap, sections, live).differences == ()
+    assert "key" in only(judged(shipped, trap, sections, replace(live, words={KEY: THUNK})))
+
+
 def test_lock_prefixes_change_all_or_not_at_all() -> None:
     places = (
         distance(TABLES, BASE) + distance(TABLES + 4, BASE + 4) + distance(TABLES + 8, BASE + 8)
