@@ -133,13 +133,13 @@ def hammer_through(guest, cycles: int) -> int:
     old call may begin anywhere after a new one: all calls together change version once a switch.
     """
     # who is asleep in the function holds the switch up, and three often are
-    guest.check(f"echo 2000 >{NAPS}; echo 1000 >{PARAMETERS}/tries")
+    guest.check(f"echo 10000 >{NAPS}; echo 1000 >{PARAMETERS}/tries")
     start = turns(guest)
     guest.check("crowd halves 3 /tmp/stop >/tmp/out 2>&1 &")
     for cycle in range(cycles):
         for switch, so_far in ((on, 2 * cycle + 1), (off, 2 * cycle + 2)):
             seen = f"until [ $(cat {TURNS}) -ge {start + so_far} ]; do :; done"
-            guest.check(f"{switch('rl_halves_patch')} && {seen}", timeout=120)
+            guest.check(f"{switch('rl_halves_patch')} && {seen}", timeout=300)
     guest.check(f"echo 64 >{NAPS}; echo 45 >{PARAMETERS}/tries")
     calls, mixes, ups, _, downs, *_ = counted(guest)
     print(f"atomic: {cycles} cycles, {calls} calls, {mixes} mixes")

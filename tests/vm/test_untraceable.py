@@ -105,7 +105,7 @@ def test_the_engine_atomic_is_chosen_and_puts_all_back(lab, bundle: Path) -> Non
     assert lab.guest.check(README) == readme[:7]
     assert clock(lab) > 1_000_000
     assert all(code != before[f] for f, code in entries(lab).items())
-    undone = pipeline.undo(NAME, machine=lab.machine)
+    undone = pipeline.undo(NAME, machine=lab.machine, verify=False)
     assert not undone.remains and not undone.still_redirected
     assert entries(lab) == before
     assert lab.guest.check(README) == readme

@@ -19,6 +19,7 @@ from .guest import Guest
 
 DISK, BLOCK = "/dev/vda", 4096
 LARGE = 1 << 13  # bytes: more takes longer through the port than through the disk
+MOST = 1 << 19  # bytes through the port: some ten seconds under emulation
 SAFE = re.compile(r"[^A-Za-z0-9_./,*?\[\]:@%+=-]")
 # what busybox says for an error number of init_module instead of the number's usual text
 INSMOD_TEXTS = {
@@ -96,8 +97,14 @@ class GuestMachine:
         return [line for line in output.splitlines() if not wanted.isdisjoint(line.split())]
 
     def read_at(self, path: str, spans: Sequence[tuple[int, int]]) -> list[bytes | None]:
-        if self.disk is not None and sum(size for _, size in spans) > LARGE:
+        size = sum(size for _, size in spans)
+        if self.disk is not None and size > LARGE:
             return self._by_disk(self.disk, path, spans)
+        if size > MOST:
+            raise ResourceError(
+                f"{size >> 20} MiB of {path} cannot be read over the guest's console",
+                hint="give the guest a disk",
+            )
         found: list[bytes | None] = []
         for start in range(0, len(spans), 50):
             part = spans[start : start + 50]
